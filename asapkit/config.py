@@ -1,0 +1,152 @@
+"""One flat frozen `Config`, one dial `scale`; any field overridden by name; saved beside the weights and read back.
+
+Source: ASAP (arXiv 2606.00602) section 4 for the values at `base`; `small` was set by measurement on the phantom (LOG.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How voxels become network input: declared once, hashed, used by training, inference and viewing alike."""
+
+    spacing_mm: tuple[float, float, float]
+    crop: tuple[int, int, int]  # voxels
+    window_hu: tuple[float, float] = (
+        -1000.0,
+        1000.0,
+    )  # clipped, then scaled to [-1, 1]
+    resampler: str = "clean"  # clean (area-averaging, half-voxel exact) | official (trilinear as the released code, true affine)
+    fit: str = "crop_pad"  # crop_pad | resize
+    orientation: str = "RAS"
+    version: int = 1
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(
+            json.dumps(asdict(self), sort_keys=True).encode()
+        ).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every number of a run. `Config.at("small", lr=3e-4)` is the only way to make one."""
+
+    scale: str
+    # geometry
+    spacing_mm: tuple[float, float, float]
+    crop: tuple[int, int, int]
+    patch: tuple[int, int, int]  # voxels
+    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    resampler: str = "clean"
+    fit: str = "crop_pad"
+    # networks
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_width: int = 768
+    decoder_depth: int = 4
+    decoder_heads: int = 16
+    stem: str = "linear"  # linear (the paper) | windows (a small convolutional stem on three HU windows beside the linear embedding)
+    position_scale: float = 1.0  # factor on the sin-cos code
+    text_encoder: str = "minilm"  # minilm (packaged) | a Hugging Face folder or hub name, e.g. microsoft/BiomedVLP-CXR-BERT-specialized
+    align_width: int = 768
+    word_width: int = 768
+    word_depth: int = 6
+    word_heads: int = 6
+    max_tokens: int = 512
+    max_sentences: int = 48
+    # what is hidden, what is selected
+    hide: float = 0.75  # share of patches
+    hide_words: float = 0.75
+    hide_air_first: bool = False  # patches without body are hidden before any other
+    top_k: tuple[int, ...] = (16, 32, 64)  # visible patches, absolute
+    # optimisation
+    batch_size: int = 16
+    accumulate: int = 1
+    steps: int = 1000
+    warmup: float = 0.1  # share of the steps
+    lr: float = 1.5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_grad: float = 1.0
+    precision: str = "fp32"  # fp32 | bf16
+    seed: int = 0
+    augment: bool = (
+        True  # random scale crop and intensity jitter; never a left-right flip
+    )
+
+    @classmethod
+    def at(cls, scale: str, **changes) -> Config:
+        """The configuration of a scale with fields changed by name.
+
+        Raises: ValueError for an unknown scale or field (the message lists the known ones).
+        """
+        if scale not in SCALES:
+            raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(changes) - known):
+            raise ValueError(
+                f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+            )
+        values = SCALES[scale] | changes
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        config = cls(scale=scale, **values)
+        if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
+            raise ValueError(
+                f"crop {config.crop} is not a multiple of patch {config.patch}"
+            )
+        return config
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return tuple(c // p for c, p in zip(self.crop, self.patch, strict=True))
+
+    @property
+    def patches(self) -> int:
+        return int(np.prod(self.grid))
+
+    @property
+    def visible(self) -> int:
+        return round(self.patches * (1 - self.hide))
+
+    @property
+    def patch_mm(self) -> tuple[float, float, float]:
+        return tuple(p * s for p, s in zip(self.patch, self.spacing_mm, strict=True))
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(
+            self.spacing_mm, self.crop, self.window_hu, self.resampler, self.fit
+        )
+
+    def save(self, path: Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        values = json.loads(Path(path).read_text())
+        return cls.at(values.pop("scale"), **values)
+
+
+SCALES: dict[str, dict] = {
+    "toy": dict(
+        spacing_mm=(6.0, 6.0, 12.0), crop=(60, 48, 24), patch=(12, 12, 6), width=48, depth=2, heads=4,
+        decoder_width=48, decoder_depth=2, decoder_heads=4, align_width=48, word_width=48, word_depth=1, word_heads=4,
+        max_tokens=256, top_k=(1, 2, 4), batch_size=4, steps=4, lr=1e-3,
+    ),
+    "small": dict(
+        spacing_mm=(3.5, 3.5, 7.0), crop=(96, 72, 40), patch=(8, 8, 4), width=128, depth=4, heads=4,
+        decoder_width=96, decoder_depth=2, decoder_heads=4, align_width=96, word_width=96, word_depth=2, word_heads=4,
+        stem="windows", position_scale=0.2, max_tokens=320, hide=0.5, hide_air_first=True, top_k=(2, 4, 8),
+        batch_size=16, steps=200, lr=1e-3,
+    ),
+    "base": dict(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), patch=(16, 16, 8), batch_size=14, steps=100_000),
+}  # fmt: skip

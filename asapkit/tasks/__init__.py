@@ -1,0 +1,1 @@
+"""Downstream evaluations: each module offers `fit(encoder, store, ...) -> head` and `score(encoder, head, store) -> records`."""
