@@ -1,0 +1,43 @@
+"""What every test may use: `--shared DIR` and the fixture `shared`, shape checks on asapkit, one thread per process, no network for models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Two test processes on two cores: more threads than one each only makes them wait. Set before numpy and torch are loaded.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_MAX_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("BLOSC_NTHREADS", "1")
+
+import pytest
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# An int is accepted where a float is annotated, as type checkers do.
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+install_import_hook("asapkit", "conftest.checked")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shared", metavar="DIR", default=None, help="folder with the shared real data (default: the sibling folder ../shared)")
+
+
+@pytest.fixture(scope="session")
+def shared(request) -> Path:
+    """The folder of shared real data. Tests that ask for it skip, with the reason, where it is absent."""
+    given = request.config.getoption("--shared")
+    folder = Path(given) if given else ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data in {folder} (pytest --shared DIR names another folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
