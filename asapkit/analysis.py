@@ -1,0 +1,199 @@
+"""Numbers out of features: effective rank, spectra, PCA maps, sentence maps, and the way from patches back to millimetres.
+
+Pure functions on arrays; no network, no file, no picture. Tokens are (N, D), patches row-major in x, y, z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+Grid = tuple[int, int, int]
+SMALLEST = 1e-12  # of s_1: what a log sees in place of a singular value of zero
+
+
+def singular_values(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -> Float[np.ndarray, " q"]:
+    """Singular values in float64, largest first, q = min(N, D). `center` removes the mean token first.
+
+    Raises: ValueError if tokens are no matrix, hold no number, or hold NaN or infinity.
+    """
+    x = np.asarray(tokens, dtype=np.float64)
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"tokens must be (patches, features), not {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("tokens hold NaN or infinity")
+    return np.linalg.svd(x - x.mean(0) if center else x, compute_uv=False)
+
+
+def effective_rank(tokens: Float[np.ndarray, "N D"], *, center: bool = False, normalised: bool = False) -> float:
+    """exp of the entropy of the singular values taken as shares of their sum: 1 for rank one, q = min(N, D) for equal values.
+
+    `normalised` divides by q, to compare token sets of different size. All-zero tokens have no spread: 0.
+    Source: Roy and Vetterli 2007; ASAP figure 6a. The paper does not say whether columns are centred; as they are is the original definition.
+    """
+    rank = _entropy_rank(s := singular_values(tokens, center=center))
+    return rank / len(s) if normalised else rank
+
+
+def _entropy_rank(s: Float[np.ndarray, " q"]) -> float:
+    if not s.sum():
+        return 0.0
+    share = s / s.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def energy_rank(tokens: Float[np.ndarray, "N D"], *, share: float = 0.9, center: bool = False) -> int:
+    """How many leading singular directions hold `share` of the energy (the sum of squared singular values)."""
+    return _energy_rank(singular_values(tokens, center=center), share=share)
+
+
+def _energy_rank(s: Float[np.ndarray, " q"], *, share: float) -> int:
+    energy = np.cumsum(s**2)
+    return int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12)) + 1)
+
+
+def spectrum(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -> Float[np.ndarray, " q"]:
+    """Singular values divided by the largest: starts at 1 and falls."""
+    s = singular_values(tokens, center=center)
+    return s / s[0] if s[0] else s
+
+
+def spectra(volumes: Iterable[Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> Float[np.ndarray, "L q"]:
+    """One curve per layer: the geometric mean over volumes of `spectrum`. Each volume is its layers' tokens, first layer first.
+
+    Raises: ValueError without volumes, or if volumes differ in layers or q. Source: ASAP figure 6b.
+    """
+    logs = [[np.log10(np.maximum(spectrum(layer, center=center), SMALLEST)) for layer in layers] for layers in volumes]
+    if not logs:
+        raise ValueError("no volume to take a spectrum of")
+    if len({tuple(len(s) for s in layers) for layers in logs}) > 1:
+        raise ValueError("volumes differ in layers or in number of singular values: their spectra cannot be averaged")
+    return 10.0 ** np.mean(logs, axis=0)
+
+
+def rank_table(volumes: Mapping[str, Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> pd.DataFrame:
+    """id, layer (from 1), effective_rank, normalised, energy_rank_90, one row per volume and layer; one decomposition for all three."""
+    rows = []
+    for id, layers in volumes.items():
+        for number, tokens in enumerate(layers, start=1):
+            s = singular_values(tokens, center=center)
+            rank = _entropy_rank(s)
+            rows.append((id, number, rank, rank / len(s), _energy_rank(s, share=0.9)))
+    return pd.DataFrame(rows, columns=["id", "layer", "effective_rank", "normalised", "energy_rank_90"])
+
+
+def pca_map(
+    tokens: Float[np.ndarray, "N D"], body: Bool[np.ndarray, " N"], grid: Grid, *, foreground: str = "body"
+) -> Float[np.ndarray, "gx gy gz 3"]:
+    """The colours of one volume on its own basis; see `pca_maps`."""
+    return pca_maps([tokens], [body], grid, foreground=foreground)[0][0]
+
+
+def pca_maps(
+    tokens: Sequence[Float[np.ndarray, "N D"]], body: Sequence[Bool[np.ndarray, " N"]], grid: Grid, *, foreground: str = "body"
+) -> tuple[list[Float[np.ndarray, "gx gy gz 3"]], Float[np.ndarray, " 3"]]:
+    """First three principal components of foreground tokens as red, green, blue in [0, 1], background black; one basis for all volumes.
+
+    `foreground` is "body" (patches marked in `body`), or "component" (the first component of all tokens, above 0, its sign turned so that
+    body patches score higher than the rest). Returns the maps and the share of the foreground's variance that each colour carries.
+    Two encoders never share a basis: compare structure between them, not colours.
+    Source: the recipe of DINOv2 (ASAP figure 7). Differs: on CT the body is known, so it replaces the first component unless asked for;
+    signs come from the scores, so that a rotation of feature space changes nothing.
+    """
+    x = np.concatenate([np.asarray(t, dtype=np.float64) for t in tokens])
+    inside = np.concatenate([np.asarray(b, dtype=bool) for b in body])
+    if len(x) != len(inside) or len(x) != len(tokens) * int(np.prod(grid)):
+        raise ValueError(f"{len(x)} tokens, {len(inside)} body marks: a grid of {grid} needs {int(np.prod(grid))} of each per volume")
+    shown = _first_component(x, inside) if foreground == "component" else inside
+    scores, shares = _components(x, shown, count=3)
+    low, high = np.percentile(scores[shown], [1, 99], axis=0)
+    colours = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1) * shown[:, None]
+    return list(colours.reshape(len(tokens), *grid, 3)), shares
+
+
+def _first_component(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    if inside.all() or not inside.any():
+        raise ValueError("the first component is turned by the body: mark some patches as body and some not")
+    score = _components(x, np.ones(len(x), bool), count=1)[0][:, 0]
+    return score > 0 if score[inside].mean() >= score[~inside].mean() else score < 0
+
+
+def _components(x: np.ndarray, chosen: np.ndarray, *, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all rows on the leading components of the chosen rows, and the share of variance of each. The largest score is positive."""
+    if chosen.sum() <= count or x.shape[1] < count:
+        raise ValueError(f"{count} components need more than {count} foreground patches and {count} features; there are {chosen.sum()}, {x.shape[1]}")
+    mean = x[chosen].mean(0)
+    _, s, directions = np.linalg.svd(x[chosen] - mean, full_matrices=False)
+    scores = (x - mean) @ directions[:count].T
+    extreme = np.abs(scores[chosen]).argmax(0)
+    return scores * np.where(scores[chosen][extreme, range(count)] < 0, -1.0, 1.0), (s**2 / max((s**2).sum(), 1e-300))[:count]
+
+
+def top_patches(similarity: Float[np.ndarray, " N"], k: int) -> Int[np.ndarray, " K"]:
+    """Indices of the k highest patches, highest first; of equal patches the lowest index first. k is held within 1 and N; NaN comes last."""
+    return np.argsort(-np.asarray(similarity, dtype=np.float64), kind="stable")[: max(1, k)]
+
+
+def sentence_map(
+    similarity: Float[np.ndarray, " N"], grid: Grid, *, patch: tuple[int, int, int], interpolation: str = "nearest"
+) -> Float[np.ndarray, "X Y Z"]:
+    """Similarity of every patch spread over its voxels: "nearest" paints whole patches, "linear" blends between patch centres (flat beyond)."""
+    field = np.asarray(similarity, dtype=np.float32).reshape(grid)
+    if interpolation not in ("nearest", "linear"):
+        raise ValueError(f"unknown interpolation {interpolation!r}; there are nearest, linear")
+    for axis, (n, p) in enumerate(zip(grid, patch, strict=True)):
+        if interpolation == "nearest":
+            field = np.repeat(field, p, axis=axis)
+        else:
+            at = np.clip((np.arange(n * p) + 0.5) / p - 0.5, 0, n - 1)
+            low = np.minimum(at.astype(int), max(n - 2, 0))
+            weight = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+            field = np.take(field, low, axis=axis) * (1 - weight) + np.take(field, np.minimum(low + 1, n - 1), axis=axis) * weight
+    return field
+
+
+def patch_centres_mm(grid: Grid, patch: tuple[int, int, int], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "N 3"]:
+    """World RAS millimetres of every patch's centre; `affine` is that of the cropped volume."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid), indexing="ij"), -1).reshape(-1, 3)
+    voxel = (index + 0.5) * np.asarray(patch) - 0.5
+    return voxel @ affine[:3, :3].T + affine[:3, 3]
+
+
+def to_scan_grid(
+    field: Float[np.ndarray, "gx gy gz"],
+    crop_affine: Float[np.ndarray, "4 4"],
+    scan_affine: Float[np.ndarray, "4 4"],
+    *,
+    shape: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    interpolation: str = "nearest",
+    outside: float = np.nan,
+) -> Float[np.ndarray, "X Y Z"]:
+    """A patch map on the scan's own voxel grid, placed by world coordinates; `outside` where the crop does not reach.
+
+    `scan_affine` may have any axis order and direction. Works plane by plane, so memory stays at the size of the answer.
+    Raises: ValueError for an unknown interpolation or an affine that cannot be inverted.
+    """
+    from scipy.ndimage import map_coordinates
+
+    if interpolation not in ("nearest", "linear"):
+        raise ValueError(f"unknown interpolation {interpolation!r}; there are nearest, linear")
+    if not np.linalg.det(np.asarray(crop_affine)[:3, :3]):
+        raise ValueError("the crop's affine cannot be inverted")
+    patches = np.diag([*(1 / np.asarray(patch, float)), 1.0])
+    patches[:3, 3] = 0.5 / np.asarray(patch, float) - 0.5  # voxel (p - 1) / 2 is the centre of patch 0
+    to_patch = patches @ np.linalg.inv(crop_affine) @ scan_affine
+    size = np.asarray(field.shape)[:, None, None]
+    x, y = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    plane = np.einsum("ij,jxy->ixy", to_patch[:3, :2], np.stack([x, y])) + to_patch[:3, 3, None, None]
+    out = np.full(shape, outside, np.float32)
+    for z in range(shape[2]):
+        at = plane + z * to_patch[:3, 2, None, None]
+        within = ((at > -0.5 - 1e-6) & (at < size - 0.5 - 1e-6)).all(0)
+        if within.any():
+            out[..., z][within] = map_coordinates(field.astype(np.float32), at[:, within], order=int(interpolation == "linear"), mode="nearest")
+    return out

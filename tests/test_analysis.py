@@ -1,0 +1,183 @@
+"""What an effective rank, a PCA map and a sentence map must be, from their definitions."""
+
+import numpy as np
+import pytest
+from scipy.stats import ortho_group
+
+from asapkit import analysis
+
+GRID, PATCH = (5, 4, 3), (12, 10, 6)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def rotation(width, seed=0):
+    return ortho_group.rvs(width, random_state=seed)
+
+
+def test_effective_rank_of_rank_one_is_one():
+    assert analysis.effective_rank(np.outer(draw(40), draw(12))) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (40, 12), (12, 40)])
+def test_effective_rank_of_orthonormal_rows_or_columns_is_full(shape):
+    q = min(shape)
+    x = rotation(max(shape))[: shape[0], : shape[1]]
+    assert analysis.effective_rank(x) == pytest.approx(q)
+    assert analysis.effective_rank(x, normalised=True) == pytest.approx(1)
+
+
+def test_effective_rank_is_the_written_out_entropy():
+    x = draw(30, 7) * np.arange(1, 8)
+    s = [np.sqrt(value) for value in np.linalg.eigvalsh(x.T @ x)]
+    entropy = 0.0
+    for value in s:
+        p = value / sum(s)
+        entropy -= p * np.log(p)
+    assert analysis.effective_rank(x) == pytest.approx(np.exp(entropy))
+
+
+def test_effective_rank_ignores_rotation_scale_and_order():
+    x = draw(50, 9) * np.linspace(0.1, 3, 9)
+    rank = analysis.effective_rank(x)
+    for same in (x @ rotation(9), 1e4 * x, 1e-4 * x, x[::-1], rotation(50) @ x):
+        assert analysis.effective_rank(same) == pytest.approx(rank)
+
+
+def test_centering_removes_a_common_token():
+    x = draw(60, 8)
+    assert analysis.effective_rank(x + 100) < 2
+    assert analysis.effective_rank(x + 100, center=True) == pytest.approx(analysis.effective_rank(x, center=True))
+
+
+def test_effective_rank_refuses_what_has_none():
+    assert analysis.effective_rank(np.zeros((4, 3))) == 0
+    with pytest.raises(ValueError, match="NaN"):
+        analysis.effective_rank(np.full((4, 3), np.nan))
+
+
+def test_energy_rank_counts_directions_to_the_share():
+    x = np.zeros((6, 4))
+    x[range(4), range(4)] = np.sqrt([60, 30, 9, 1])
+    assert [analysis.energy_rank(x, share=s) for s in (0.5, 0.6, 0.9, 0.95, 1.0)] == [1, 1, 2, 3, 4]
+
+
+def test_spectra_are_geometric_means_over_volumes_per_layer():
+    volumes = [[draw(20, 6, seed=v + 10 * layer) for layer in range(3)] for v in range(4)]
+    curves = analysis.spectra(volumes)
+    assert curves.shape == (3, 6) and np.allclose(curves[:, 0], 1) and (np.diff(curves) <= 0).all()
+    second = np.prod([np.linalg.svd(v[1])[1][2] / np.linalg.svd(v[1])[1][0] for v in volumes]) ** 0.25
+    assert curves[1, 2] == pytest.approx(second)
+    with pytest.raises(ValueError, match="differ"):
+        analysis.spectra([[draw(20, 6)], [draw(20, 5)]])
+
+
+def test_rank_table_agrees_with_single_calls():
+    layers = [draw(20, 6, seed=s) for s in range(2)]
+    table = analysis.rank_table({"a": layers, "b": layers[::-1]})
+    assert list(table.layer) == [1, 2, 1, 2]
+    row = table.query("id == 'b' and layer == 1").iloc[0]
+    assert row.effective_rank == pytest.approx(analysis.effective_rank(layers[1]))
+    assert row.energy_rank_90 == analysis.energy_rank(layers[1]) and row.normalised == pytest.approx(row.effective_rank / 6)
+
+
+def body_and_tokens(seed=0, width=16):
+    n = int(np.prod(GRID))
+    body = np.random.default_rng(5).random(n) < 0.6
+    return body, draw(n, width, seed=seed) * np.linspace(3, 0.2, width) + 8 * np.outer(body, draw(width, seed=9))
+
+
+@pytest.mark.parametrize("foreground", ["body", "component"])
+def test_pca_map_is_black_outside_the_body_and_spans_the_colours_inside(foreground):
+    body, tokens = body_and_tokens()
+    colours = analysis.pca_map(tokens, body, GRID, foreground=foreground)
+    assert colours.shape == (*GRID, 3) and colours.min() == 0 and colours.max() == 1
+    flat = colours.reshape(-1, 3)
+    assert not flat[~body].any() and flat[body].any(axis=1).mean() > 0.95
+
+
+@pytest.mark.parametrize("foreground", ["body", "component"])
+def test_pca_map_ignores_rotation_scale_and_shift_of_feature_space(foreground):
+    body, tokens = body_and_tokens()
+    moved = 7 * tokens @ rotation(16) + draw(16, seed=3)
+    assert np.allclose(analysis.pca_map(tokens, body, GRID, foreground=foreground), analysis.pca_map(moved, body, GRID, foreground=foreground))
+
+
+def test_pca_maps_of_several_volumes_share_one_basis():
+    body, tokens = body_and_tokens()
+    other = tokens[::-1].copy()
+    (first, second), shares = analysis.pca_maps([tokens, other], [body, body[::-1]], GRID)
+    assert np.allclose(second.reshape(-1, 3)[::-1], first.reshape(-1, 3))
+    assert (np.diff(shares) <= 0).all() and 0 < shares.sum() <= 1
+
+
+def test_pca_map_says_what_is_missing():
+    body, tokens = body_and_tokens()
+    with pytest.raises(ValueError, match="foreground patches"):
+        analysis.pca_map(tokens, np.zeros_like(body), GRID)
+    with pytest.raises(ValueError, match="grid"):
+        analysis.pca_map(tokens[:-1], body[:-1], GRID)
+    with pytest.raises(ValueError, match="some not"):
+        analysis.pca_map(tokens, np.ones_like(body), GRID, foreground="component")
+
+
+def test_top_patches_are_highest_first_and_ties_lowest_index_first():
+    assert analysis.top_patches(np.array([1, 5, 5, np.nan, 0, 5]), 4).tolist() == [1, 2, 5, 0]
+    assert analysis.top_patches(np.zeros(3), 99).tolist() == [0, 1, 2]
+    assert analysis.top_patches(np.arange(3.0), 0).tolist() == [2]
+
+
+def test_sentence_map_paints_row_major_patches():
+    similarity = np.arange(60, dtype=float)
+    painted = analysis.sentence_map(similarity, GRID, patch=PATCH)
+    assert painted.shape == (60, 40, 18)
+    for x, y, z in [(0, 0, 0), (59, 0, 7), (13, 39, 17), (31, 22, 5)]:
+        assert painted[x, y, z] == (x // 12) * 12 + (y // 10) * 3 + z // 6
+
+
+def test_linear_sentence_map_keeps_patch_centres_and_bounds():
+    similarity = draw(60)
+    patch = (5, 3, 7)  # odd: a patch has a middle voxel
+    smooth = analysis.sentence_map(similarity, GRID, patch=patch, interpolation="linear")
+    assert np.allclose(smooth[2::5, 1::3, 3::7].ravel(), similarity, atol=1e-6)
+    assert smooth.min() >= similarity.min() - 1e-6 and smooth.max() <= similarity.max() + 1e-6
+    flat = analysis.sentence_map(np.ones(2), (1, 2, 1), patch=(2, 2, 2), interpolation="linear")
+    assert (flat == 1).all()
+
+
+def affine_of(spacing_mm, origin, turn=None):
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3) if turn is None else turn) * spacing_mm
+    affine[:3, 3] = origin
+    return affine
+
+
+def test_patch_centres_are_the_means_of_their_voxels():
+    affine = affine_of((1.5, 2, 3), (-40, 10, 7), rotation(3, seed=2))
+    index = np.stack(np.meshgrid(*(np.arange(g * p) for g, p in zip(GRID, PATCH, strict=True)), indexing="ij"), -1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    patches = world.reshape(5, 12, 4, 10, 3, 6, 3).mean((1, 3, 5)).reshape(-1, 3)
+    assert np.allclose(analysis.patch_centres_mm(GRID, PATCH, affine), patches)
+
+
+def test_scan_grid_of_the_crop_itself_is_the_sentence_map():
+    field = draw(60).reshape(GRID).astype(np.float32)
+    affine = affine_of((1.5, 2, 3), (-40, 10, 7))
+    for interpolation in ("nearest", "linear"):
+        back = analysis.to_scan_grid(field, affine, affine, shape=(60, 40, 18), patch=PATCH, interpolation=interpolation)
+        assert np.allclose(back, analysis.sentence_map(field.ravel(), GRID, patch=PATCH, interpolation=interpolation), atol=1e-5)
+
+
+def test_scan_grid_finds_patches_by_world_coordinates_in_any_axis_order():
+    field = np.arange(60, dtype=np.float32).reshape(GRID)
+    crop = affine_of((2, 2, 4), (-40, -30, 100))
+    scan = np.array([[0, -1.0, 0, 90], [0, 0, 1.0, -60], [3.0, 0, 0, 80], [0, 0, 0, 1]])  # array axes: superior, left, anterior
+    back = analysis.to_scan_grid(field, crop, scan, shape=(40, 150, 120), patch=PATCH)
+    centres = analysis.patch_centres_mm(GRID, PATCH, crop)
+    voxels = np.rint((np.c_[centres, np.ones(60)] @ np.linalg.inv(scan).T)[:, :3]).astype(int)
+    assert np.array_equal(back[tuple(voxels.T)], field.ravel())
+    seen = np.isfinite(back)
+    assert seen.sum() * 3 == pytest.approx(60 * 40 * 18 * 16, rel=0.02)  # voxel volumes: 3 and 16 cubic millimetres
+    assert not seen[0].any() and not seen[:, 0].any()
