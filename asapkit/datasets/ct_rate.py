@@ -1,0 +1,166 @@
+"""CT-RATE's own layout: volumes by patient and study, tables of reports, labels and acquisition beside them.
+
+    [dataset/]train/train_1/train_1_a/train_1_a_1.nii.gz       patient, study, reconstruction; `train_fixed`, `valid`, `valid_fixed` alike,
+                                                              or the patient folders directly in the root
+    train_reports.csv, validation_reports.csv                 VolumeName, Findings_EN, Impressions_EN ...
+    train_predicted_labels.csv, valid_predicted_labels.csv    VolumeName and 18 columns of 0 / 1
+    train_metadata.csv, validation_metadata.csv               VolumeName, XYSpacing, ZSpacing, RescaleSlope, RescaleIntercept ...
+    organs/<id>.nii.gz, truth/<id>.nii.gz, outcomes.csv       optional layers: organ masks; what a synthetic cohort knows; survival
+
+Tables are looked for in the root and one or two folders below it, whichever the download kept (`radiology_text_reports/` ...).
+The `_fixed` volumes hold HU and a true header, so slope and intercept of the tables belong only to the others.
+
+Source: Hugging Face `ibrahimhamamci/CT-RATE` (gated), CC BY-NC-SA 4.0, no redistribution.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from asapkit.datasets import Unusable
+from asapkit.types import FINDINGS, Refused, Scan
+
+NAME = re.compile(r"^((train|valid)_\d+)_([a-z]+)_(\d+)$")
+SPLITS = {"train": ("train",), "valid": ("validation", "valid")}  # file spellings
+EXTRA = {"kernel": "ConvolutionKernel", "scanner": "ManufacturerModelName"}  # our column: the metadata table's
+SKIPPED = {"organs", "truth", "qa"}  # layers, not volumes
+
+
+def scans(root: Path) -> Iterator[Scan | Unusable]:
+    """One `Scan` per volume in order of split, patient number, study and reconstruction; `Unusable` for what has no volume or report.
+
+    A volume present both as stored and `_fixed` is taken once, from `_fixed`.
+
+    Raises: Refused when the root holds no volumes of this layout, or a table lacks its columns.
+    """
+    root = Path(root)
+    volumes = _volumes(root)
+    if not volumes:
+        raise Refused(f"{root.name}: no volumes called like train_1_a_1.nii.gz; give the folder that holds train/ or dataset/")
+    tables = {kind: _table(root, kind) for kind in ("reports", "predicted_labels", "metadata")}
+    outcomes = _outcomes(root)
+    listed = set(tables["reports"]) | set(volumes)
+    for id in sorted(listed, key=_order):
+        if id not in volumes:
+            yield Unusable(id, None, f"{id}: a report without a volume; fetch the volume or drop the row")
+        elif not _has_report(tables["reports"].get(id)):
+            yield Unusable(id, volumes[id], f"{id}: a volume without a report; add it to the report table or drop the file")
+        else:
+            yield _scan(id, volumes[id], root, tables, outcomes)
+
+
+def _order(id: str) -> tuple:
+    split, number, study, reconstruction = id.split("_")
+    return (split, int(number), len(study), study, int(reconstruction))
+
+
+def _id(name: str) -> str:
+    return name.strip().removesuffix(".gz").removesuffix(".nii")
+
+
+def _volumes(root: Path) -> dict[str, Path]:
+    """Volumes by id, wherever the layout's prefix folders put them."""
+    found: dict[str, Path] = {}
+    for path in sorted(root.rglob("*.nii*")):
+        id = _id(path.name)
+        if not NAME.match(id) or SKIPPED & set(path.relative_to(root).parts[:-1]):
+            continue
+        if id not in found or _is_fixed(path, root):
+            found[id] = path
+    return found
+
+
+def _is_fixed(path: Path, root: Path) -> bool:
+    return any(part.endswith("_fixed") for part in (root.name, *path.relative_to(root).parts))
+
+
+def _table(root: Path, kind: str) -> dict[str, dict[str, str]]:
+    """Rows of both splits' tables of one kind, by volume id."""
+    rows: dict[str, dict[str, str]] = {}
+    for split, spellings in SPLITS.items():
+        for file in (f for s in spellings for pattern in (f"{s}_{kind}.csv", f"*/{s}_{kind}.csv", f"*/*/{s}_{kind}.csv") for f in root.glob(pattern)):
+            with file.open(newline="", encoding="utf-8-sig") as opened:
+                reader = csv.DictReader(opened)
+                if "VolumeName" not in (reader.fieldnames or ()):
+                    raise Refused(f"{file.name}: no column VolumeName; this is no CT-RATE table")
+                if kind == "reports" and "Findings_EN" not in reader.fieldnames:
+                    raise Refused(f"{file.name}: no column Findings_EN; this is no CT-RATE report table")
+                for row in reader:
+                    id = _id(row["VolumeName"] or "")
+                    if NAME.match(id) and id.startswith(split):
+                        rows.setdefault(id, row)
+    return rows
+
+
+def _has_report(row: dict[str, str] | None) -> bool:
+    """Whether findings or impression say anything; "Not given" is CT-RATE's word for an empty field."""
+    return row is not None and any(_text(row.get(key)) for key in ("Findings_EN", "Impressions_EN"))
+
+
+def _text(value: str | None) -> str:
+    value = (value or "").strip()
+    return "" if value.lower().rstrip(". ") in ("", "nan", "not given") else value
+
+
+def _outcomes(root: Path) -> dict[str, dict[str, float | str]]:
+    """Survival columns by study, and by patient where a row names no study."""
+    file = root / "outcomes.csv"
+    if not file.exists():
+        return {}
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        rows = list(csv.DictReader(opened))
+    kept: dict[str, dict[str, float | str]] = {}
+    for row in rows:
+        kept[row.get("study") or row["patient"]] = {k: _value(v) for k, v in row.items() if k not in ("study", "patient") and v}
+    return kept
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
+    """In-plane spacing is written as a list ("[0.8, 0.8]") in one table, as one number in others."""
+    try:
+        in_plane = ast.literal_eval(row["XYSpacing"])
+        x, y = (in_plane[0], in_plane[1]) if isinstance(in_plane, list | tuple) else (in_plane, in_plane)
+        spacing = (float(x), float(y), float(row["ZSpacing"]))
+    except (KeyError, ValueError, SyntaxError, TypeError, IndexError):
+        return None
+    return spacing if all(math.isfinite(s) and s > 0 for s in spacing) else None
+
+
+def _number(row: dict[str, str], key: str) -> float | None:
+    value = _value(row.get(key) or "")
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _labels(row: dict[str, str]) -> dict[str, int]:
+    """1 present, 0 absent, -1 unknown, for the findings that the table has."""
+    return {name: int(value) if (value := _number(row, name)) is not None else -1 for name in FINDINGS if name in row}
+
+
+def _scan(id: str, path: Path, root: Path, tables: dict, outcomes: dict) -> Scan:
+    patient, split, letter, _ = NAME.match(id).groups()
+    study = f"{patient}_{letter}"
+    report, meta = tables["reports"][id], tables["metadata"].get(id, {})
+    fixed = _is_fixed(path, root)
+    extra = {
+        key: _value(meta[column]) for key, column in {"kernel": "ConvolutionKernel", "scanner": "ManufacturerModelName"}.items() if meta.get(column)
+    }
+    layers = {layer: file if (file := root / layer / f"{id}.nii.gz").exists() else None for layer in ("organs", "truth")}
+    return Scan(
+        id, patient, study, path,
+        findings=_text(report.get("Findings_EN")), impression=_text(report.get("Impressions_EN")), split=split,
+        labels=_labels(tables["predicted_labels"].get(id, {})), organs=layers["organs"], truth=layers["truth"],
+        slope=None if fixed else _number(meta, "RescaleSlope"), intercept=None if fixed else _number(meta, "RescaleIntercept"),
+        spacing_mm=_spacing(meta), extra=extra | outcomes.get(patient, {}) | outcomes.get(study, {}),
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""Your own data: one csv with a row per volume, paths relative to the csv.
+
+    path, findings, impression      path: NIfTI, NRRD, MetaImage, DICOM folder or zip (`case.zip#B40f` names a series); at least one text
+    id, patient, study, split       optional; id defaults to the file's name, patient and study to the id, split to "train"
+    organs, slope, intercept        optional; masks (file or folder), rescale values for files that hold stored values
+    any of the 18 finding names     optional; 1 present, 0 absent, -1 or empty unknown
+    extra:<name>                    optional; further columns kept with the volume (extra:time_days, extra:event)
+
+Licence: that of your data. Nothing is copied or sent anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from asapkit.datasets import Unusable
+from asapkit.types import FINDINGS, Refused, Scan
+
+COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "slope", "intercept")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip", ".dcm")
+EMPTY = ("", "nan", "none", "not given")
+KNOWN = {"1": 1, "0": 0, "-1": -1, "": -1, "nan": -1}
+
+
+def scans(root: Path) -> Iterator[Scan | Unusable]:
+    """One `Scan` per row of the csv (or of `scans.csv` in the folder), `Unusable` for rows that make none.
+
+    Raises: Refused when there is no csv, it lacks the column path, or has a column that is neither known nor a finding.
+    """
+    file = Path(root)
+    file = file / "scans.csv" if file.is_dir() else file
+    if not file.exists():
+        raise Refused(f"{file.name}: no such csv; write one with the columns path, findings, impression")
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        reader = csv.DictReader(opened)
+        _check_columns(file, reader.fieldnames or [])
+        rows = [{k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)} for row in reader]
+    return _rows(file.parent, rows)
+
+
+def _check_columns(file: Path, names: list[str]) -> None:
+    names = [name.strip() for name in names]
+    if "path" not in names or not {"findings", "impression"} & set(names):
+        raise Refused(f"{file.name}: needs the columns path and findings (or impression); it has {', '.join(names) or 'none'}")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused(f"{file.name}: column {repeated[0]!r} is there twice; keep one")
+    if unknown := [name for name in names if name not in COLUMNS + FINDINGS and not name.startswith("extra:")]:
+        raise Refused(f"{file.name}: unknown column {unknown[0]!r}; labels are spelled as {', '.join(FINDINGS)}; other columns as extra:<name>")
+
+
+def _rows(folder: Path, rows: list[dict[str, str]]) -> Iterator[Scan | Unusable]:
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=2):  # line 1 holds the names
+        id = row.get("id") or _stem(row["path"])
+        path = folder / row["path"]
+        if problem := _problem(folder, row, id, seen):
+            yield Unusable(id or f"line {number}", path if row["path"] else None, f"line {number}: {problem}")
+            continue
+        seen.add(id)
+        yield _scan(folder, row, id, path)
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    name, _, series = name.partition("#")
+    stem = next((name[: -len(end)] for end in ENDINGS if name.endswith(end)), name)
+    return f"{stem}_{series}" if series else stem
+
+
+def _problem(folder: Path, row: dict[str, str], id: str, seen: set[str]) -> str:
+    """Why a row makes no scan, in one line; '' when it does."""
+    path = folder / row["path"]
+    if not row["path"]:
+        return "path is empty; every row needs a volume"
+    if not id or id in (".", "..") or any(c in id for c in "/\\\0") or any(ord(c) < 32 for c in id):
+        return f"id {id!r} holds a path separator or nothing; choose a plain name"
+    if id in seen:
+        return f"id {id!r} is there twice; every volume needs its own"
+    if not path.exists() and not (path.with_name(path.name.partition("#")[0]).exists() and "#" in path.name):
+        return f"{row['path']}: no such volume (a report without a volume); fetch it or drop the row"
+    if all(row.get(key, "").lower().rstrip(". ") in EMPTY for key in ("findings", "impression")):
+        return f"{id}: the report is empty (a volume without a report); fill findings or impression, or drop the row"
+    if row.get("organs") and not (folder / row["organs"]).exists():
+        return f"{row['organs']}: no such organ masks; correct the path or leave the field empty"
+    for name in FINDINGS:
+        if row.get(name, "").lower().removesuffix(".0") not in KNOWN:
+            return f"{name} is {row[name]!r}; labels are 1, 0, or -1 / empty for unknown"
+    for key in ("slope", "intercept"):
+        if row.get(key) and _number(row[key]) is None:
+            return f"{key} is {row[key]!r}, not a number"
+    return ""
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _scan(folder: Path, row: dict[str, str], id: str, path: Path) -> Scan:
+    def text(key: str) -> str:
+        value = row.get(key, "")
+        return "" if value.lower().rstrip(". ") in EMPTY else value
+
+    patient = row.get("patient") or id
+    extra = {k.removeprefix("extra:"): v if (n := _number(v)) is None else n for k, v in row.items() if k.startswith("extra:") and v}
+    return Scan(
+        id, patient, row.get("study") or (id if not row.get("patient") else f"{patient}_{id}"), path,
+        findings=text("findings"), impression=text("impression"), split=row.get("split") or "train",
+        labels={name: KNOWN[row[name].lower().removesuffix(".0")] for name in FINDINGS if name in row},
+        organs=folder / row["organs"] if row.get("organs") else None,
+        slope=_number(row.get("slope")), intercept=_number(row.get("intercept")), extra=extra,
+    )  # fmt: skip
