@@ -1,0 +1,237 @@
+"""Notebooks as batch jobs: names and types checked first, then papermill, HTML beside each, and a matrix that goes on where it stopped.
+
+    run(["notebooks/31_effective_rank.ipynb"], settings={"scale": "toy"}, out="build")
+
+One cell of a matrix is one folder; a notebook run in it leaves `<name>.ipynb`, `<name>.html` and, once it is finished, `<name>.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asapkit import parameters
+from asapkit.parameters import check as check  # notebooks say workflow.check(globals())
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one notebook in one cell. `status` is done, finished before (skipped) or failed; `error` is one line."""
+
+    notebook: str
+    cell: str
+    status: str
+    seconds: float
+    output: Path
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    notebook: Path
+    cell: str
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / self.notebook.name
+
+    @property
+    def record(self) -> Path:
+        return self.output.with_suffix(".json")
+
+    def identity(self) -> dict[str, Any]:
+        """What a finished run is known by: the cells of the notebook and the parameters. Outputs and formatting do not count."""
+        cells = [c.get("source", "") for c in json.loads(self.notebook.read_text())["cells"]]
+        sources = ["".join(s) if isinstance(s, list) else s for s in cells]
+        return {"notebook": hashlib.sha256("\0".join(sources).encode()).hexdigest(), "parameters": json.loads(json.dumps(self.settings))}
+
+    def is_finished(self) -> bool:
+        try:
+            known = json.loads(self.record.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        return {k: known.get(k) for k in ("notebook", "parameters")} == self.identity() and self.output.is_file()
+
+
+def run(
+    notebooks: Iterable[str | Path],
+    *,
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    matrix: str | Path | Mapping | Sequence | None = None,
+    skip_finished: bool | None = None,
+) -> list[Result]:
+    """Runs every notebook in every cell of the matrix (one cell without a matrix) and goes on after a failure.
+
+    Names and types of all settings are checked against the parameters cell of each notebook before anything runs. A notebook's parameter `out`,
+    unless it is among the settings, is the cell's folder. Finished cells of a matrix are skipped; `skip_finished` says so, or not, for any run.
+
+    Raises: ValueError or FileNotFoundError, before anything has run, for what cannot be run as given.
+    """
+    jobs = plan(notebooks, settings=settings or {}, matrix=matrix, out=Path(out))
+    skip = matrix is not None if skip_finished is None else skip_finished
+    results = []
+    for number, job in enumerate(jobs, start=1):
+        if skip and job.is_finished():
+            results.append(Result(job.notebook.name, job.cell, "skipped", 0.0, job.output))
+            continue
+        log.info("%d of %d: %s %s", number, len(jobs), job.notebook.name, job.cell)
+        results.append(_run_one(job))
+    return results
+
+
+def plan(notebooks: Iterable[str | Path], *, settings: Mapping[str, Any], matrix: Any, out: Path) -> list[Job]:
+    """All jobs, checked. Raises: as `run`."""
+    paths = [Path(n) for n in notebooks]
+    if not paths:
+        raise ValueError("no notebook given")
+    names = [p.name for p in paths]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"two notebooks are called {twice[0]}; their results would overwrite each other")
+    known = {path: parameters.read(path) for path in paths}
+    jobs = []
+    for name, cell in cells(matrix).items():
+        if both := sorted(set(cell) & set(settings)):
+            raise ValueError(f"{both[0]} is set for all cells and by the matrix; set it in one place")
+        for path in paths:
+            given = parameters.checked({**settings, **cell}, known[path], where=path.name)
+            if "out" in known[path]:
+                given.setdefault("out", str(out / name))
+            jobs.append(Job(path, name, given, out / name))
+    return jobs
+
+
+def cells(matrix: str | Path | Mapping | Sequence | None) -> dict[str, dict[str, Any]]:
+    """Cells of a matrix by folder name. A mapping of lists gives every combination, a list of mappings gives its items; None one unnamed cell.
+
+    Raises: ValueError for a file that is neither.
+    """
+    if matrix is None:
+        return {"": {}}
+    if isinstance(matrix, str | Path):
+        matrix = _read_yaml(Path(matrix))
+    if isinstance(matrix, Mapping) and matrix:
+        values = [v if isinstance(v, list) else [v] for v in matrix.values()]
+        chosen = [dict(zip(matrix, combination, strict=True)) for combination in itertools.product(*values)]
+    elif isinstance(matrix, list | tuple) and matrix and all(isinstance(c, Mapping) for c in matrix):
+        chosen = [dict(c) for c in matrix]
+    else:
+        raise ValueError("a matrix is a mapping `name: [values]`, or a list of mappings `name: value`")
+    named: dict[str, dict[str, Any]] = {}
+    for cell in chosen:
+        name = _folder_name(cell)
+        if name in named and named[name] != cell:
+            name = f"{name}-{_digest(cell)}"
+        named[name] = cell
+    return named
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+
+
+def _folder_name(cell: Mapping[str, Any]) -> str:
+    written = ",".join(f"{k}={'-'.join(map(str, v)) if isinstance(v, list) else v}" for k, v in cell.items())
+    safe = re.sub(r"[^\w.,=+-]+", "_", written)
+    return safe if len(safe) <= 120 else f"{safe[:100]}-{_digest(cell)}"
+
+
+def _digest(cell: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(cell, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _run_one(job: Job) -> Result:
+    from papermill.exceptions import PapermillExecutionError
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    job.record.unlink(missing_ok=True)
+    identity = job.identity()
+    start, status, error = time.perf_counter(), "done", ""
+    try:
+        execute(job.notebook, job.output, settings=job.settings)
+    except PapermillExecutionError as failure:
+        status, error = "failed", _one_line(f"{failure.ename}: {failure.evalue}")
+    except Exception as failure:  # a kernel that died, a full disk: this notebook failed, the others still run
+        status, error = "failed", _one_line(f"{type(failure).__name__}: {failure}")
+    if job.output.is_file():
+        export_html(job.output, pictures_from=job.notebook.parent)
+    result = Result(job.notebook.name, job.cell, status, round(time.perf_counter() - start, 1), job.output, error)
+    if status == "done":
+        _write_record(job, identity, result)
+    return result
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
+def _write_record(job: Job, identity: dict, result: Result) -> None:
+    from asapkit import version
+
+    record = identity | {"seconds": result.seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "asapkit": version()}
+    partial = job.record.with_suffix(".json.part")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(partial, job.record)
+
+
+def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any]) -> None:
+    """One notebook through papermill, with a kernel of this very interpreter whatever kernels are installed.
+
+    Raises: papermill's PapermillExecutionError; the executed part is in `output`.
+    """
+    import papermill
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        parameters=dict(settings),
+        kernel_name="python3",
+        language="python",
+        kernel_manager_class=ThisInterpreter,
+        progress_bar={"desc": notebook.stem, "leave": True},
+        start_timeout=120,
+    )
+
+
+def export_html(notebook: Path, *, pictures_from: Path) -> Path:
+    """An executed notebook as one HTML file with its pictures inside; those that its text links to are looked up from `pictures_from`."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    node = nbformat.read(notebook, as_version=4)
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(node, {"metadata": {"name": notebook.stem, "path": str(pictures_from)}})
+    target = notebook.with_suffix(".html")
+    target.write_text(html)
+    return target
+
+
+def as_table(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Results as rows for a csv or a printed table."""
+    return [asdict(r) | {"output": str(r.output)} for r in results]
