@@ -111,6 +111,7 @@ def plan(notebooks: Iterable[str | Path], *, settings: Mapping[str, Any], matrix
             given = parameters.checked({**settings, **cell}, known[path], where=path.name)
             if "out" in known[path]:
                 given.setdefault("out", str(out / name))
+            given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}  # papermill writes lists
             jobs.append(Job(path, name, given, out / name))
     return jobs
 
@@ -146,7 +147,7 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from error
+        raise ValueError(f"{path} is not readable YAML: {_one_line(str(error))}") from error
 
 
 def _folder_name(cell: Mapping[str, Any]) -> str:

@@ -114,10 +114,17 @@ def test_one_wrong_cell_of_a_matrix_stops_all_before_anything_runs(notebook, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("matrix", [3, [], {}, ["a"], [1, 2]])
-def test_a_matrix_of_another_form_is_refused(matrix):
+@pytest.mark.parametrize("written", ["3", "[]", "{}", "[a]", "[1, 2]", ""])
+def test_a_matrix_of_another_form_is_refused(tmp_path, written):
+    (tmp_path / "matrix.yaml").write_text(written)
     with pytest.raises(ValueError, match="a matrix is"):
-        workflow.cells(matrix)
+        workflow.cells(tmp_path / "matrix.yaml")
+
+
+def test_a_matrix_that_is_no_yaml_is_refused(tmp_path):
+    (tmp_path / "matrix.yaml").write_text("a: [1\nb: }")
+    with pytest.raises(ValueError, match="is not readable YAML"):
+        workflow.cells(tmp_path / "matrix.yaml")
 
 
 def test_a_setting_in_two_places_is_refused(notebook, tmp_path):
@@ -158,9 +165,8 @@ def test_a_run_executes_exports_and_records(notebook, tmp_path):
 def test_a_matrix_goes_on_after_a_failure_and_skips_what_is_finished(tmp_path):
     """The second run executes the failed cell alone; a changed notebook runs again."""
     flag = tmp_path / "mended"
-    notebook = write_notebook(
-        tmp_path / "10_ask.ipynb", f"import pathlib\nif lr > 1 and not pathlib.Path({str(flag)!r}).exists(): raise RuntimeError('too fast')"
-    )
+    fails = f"import pathlib\nif lr > 1 and not pathlib.Path({str(flag)!r}).exists():\n    raise RuntimeError('too fast')"
+    notebook = write_notebook(tmp_path / "10_ask.ipynb", fails)
     matrix = tmp_path / "matrix.yaml"
     matrix.write_text(yaml.safe_dump({"lr": ["1e-3", 2]}))
     first = workflow.run([notebook], matrix=matrix, out=tmp_path / "out")
