@@ -1,0 +1,103 @@
+"""The parquet tables of a store, put together from its records: sorted, typed, the same bytes whatever the order of the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asapkit import preprocess
+from asapkit.preprocess import LAYERS, Outcome
+from asapkit.types import FINDINGS, Refused, Scan
+
+TEXT = ("id", "patient", "study", "split", "findings", "impression", "path")
+TRUTH = {"instances": ["id", "bit"], "sentences": ["id", "section", "index"]}  # and what they are sorted by
+
+
+def assemble(root: Path, scans: Iterable[Scan], refused: Iterable[Outcome]) -> None:
+    """Writes all tables of the store at `root` from its records, from `refused`, and from the truth tables beside the masks of `scans`.
+
+    Rows of scans that earlier runs saw and this one did not are kept. Raises: OSError when the disk is full.
+    """
+    records = [json.loads(file.read_text()) for file in sorted((root / "records").glob("*.json"))]
+    volumes = _volumes(records)
+    _save(root, "volumes", volumes)
+    seen = {scan.id for scan in scans} | {outcome.id for outcome in refused} | set(volumes["id"])
+    _save(root, "refused", _refused(root, refused, seen))
+    for name, order in TRUTH.items():
+        rows = [_of_truth(folder, name) for folder in sorted({scan.truth.parent for scan in scans if scan.truth is not None})]
+        old = read(root, name)
+        rows += [] if old is None else [old[~old["id"].isin({scan.id for scan in scans})]]
+        rows = [table[table["id"].isin(set(volumes["id"]))] for table in rows if table is not None]
+        if rows:
+            _save(root, name, pd.concat(rows, ignore_index=True).sort_values(order, kind="stable", ignore_index=True))
+
+
+def read(root: Path, name: str) -> pd.DataFrame | None:
+    """A table of the store, None where it has none."""
+    file = Path(root) / f"{name}.parquet"
+    return pd.read_parquet(file) if file.exists() else None
+
+
+def _save(root: Path, name: str, table: pd.DataFrame) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd")
+    preprocess.write_atomic(root, root / f"{name}.parquet", buffer.getvalue())
+
+
+def _volumes(records: list[dict]) -> pd.DataFrame:
+    records = sorted(records, key=lambda r: r["scan"]["id"])
+    scans = [r["scan"] for r in records]
+    columns = {name: pd.Series([s[name] for s in scans], dtype=object) for name in TEXT}
+    columns |= {name: pd.Series([s["labels"].get(name, -1) for s in scans], dtype=np.int8) for name in FINDINGS}
+    for a, axis in enumerate("xyz"):
+        columns[f"shape_{axis}"] = pd.Series([r["layers"]["ct"]["shape"][a] for r in records], dtype=np.int64)
+    columns["affine"] = pd.Series([r["affine"] for r in records], dtype=object)
+    for name in ("hu_min", "hu_max", "hu_mean", "lung_share"):
+        columns[name] = pd.Series([r["statistics"][name] for r in records], dtype=np.float64)
+    for name in LAYERS:
+        if name != "ct":
+            columns[f"has_{name}"] = pd.Series([name in r["layers"] for r in records], dtype=bool)
+    columns["warnings"] = pd.Series(["; ".join(r["warnings"]) for r in records], dtype=object)
+    columns["hash"] = pd.Series([r["layers"]["ct"]["sha256"] for r in records], dtype=object)
+    return pd.DataFrame(columns | _extra(scans))
+
+
+def _extra(scans: list[dict]) -> dict[str, pd.Series]:
+    """Columns of `Scan.extra`: numbers where every value is one, else text; missing ones are NaN or None."""
+    columns = {}
+    for name in sorted({name for s in scans for name in s["extra"]}):
+        values = [s["extra"].get(name) for s in scans]
+        if all(v is None or isinstance(v, int | float) for v in values):
+            columns[name] = pd.Series([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+        else:
+            columns[name] = pd.Series([None if v is None else str(v) for v in values], dtype=object)
+    return columns
+
+
+def _refused(root: Path, refused: Iterable[Outcome], seen: set[str]) -> pd.DataFrame:
+    columns = ["id", "path", "reason"]
+    table = pd.DataFrame([(o.id, o.path, o.reason) for o in refused], columns=columns, dtype=object)
+    old = read(root, "refused")
+    if old is not None:
+        table = pd.concat([table, old[~old["id"].isin(seen)]], ignore_index=True)
+    return table.sort_values(columns, kind="stable", ignore_index=True)
+
+
+def _of_truth(folder: Path, name: str) -> pd.DataFrame | None:
+    """A truth table of a dataset, None where it has none. Words such as "none" stay words; an empty size is NaN."""
+    file = folder / f"{name}.csv"
+    if not file.exists():
+        return None
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values={"size_mm": ["", "nan"]}, dtype={"id": str})
+    except ValueError as error:
+        raise Refused(f"{file}: cannot be read as a table ({' '.join(str(error).split())[:200]}); make the cohort again") from error
+    if lacking := [c for c in TRUTH[name] if c not in table.columns]:
+        raise Refused(f"{file}: column {lacking[0]!r} is missing; make the cohort again")
+    return table

@@ -1,0 +1,396 @@
+"""The store: what goes in comes out, whatever is killed, refused, full, or of another contract."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from asapkit import config, ct, preprocess, store, workers
+from asapkit.datasets import Unusable
+from asapkit.types import ORGANS, Refused, Scan
+
+TOY = config.Config.at("toy")
+SHAPE, SPACING = (56, 44, 26), (6.0, 6.0, 12.0)
+
+
+def save(array: np.ndarray, path: Path, spacing=SPACING, origin=(-160.0, -120.0, -150.0)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = origin
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def dataset(root: Path, n: int = 3, **changes) -> list[Scan]:
+    """Small volumes that are no chests but have lungs' and soft tissue's numbers, with organs and truth beside them."""
+    scans = []
+    for i in range(n):
+        rng = np.random.default_rng(i)
+        body = np.where(np.indices(SHAPE)[0] % 2, -850, 40) + rng.normal(0, 15, SHAPE)
+        organs = np.zeros(SHAPE, np.uint8)
+        organs[10:20, 10:20, 5:15] = 5
+        truth = np.zeros(SHAPE, np.uint32)
+        truth[12:16, 12:16, 6:9] = 1
+        truth[14:18, 14:18, 7:12] |= 1 << 31
+        id = f"v{i}"
+        organs_file = save(organs, root / "organs" / f"{id}.nii.gz")
+        (root / "organs" / "labels.json").write_text(json.dumps({"5": ORGANS[5]}))
+        scan = Scan(
+            id, f"p{i // 2}", f"s{i}", save(np.rint(body).astype(np.int16), root / f"{id}.nii.gz"), f"The heart is normal in {i}.", "No lesion.",
+            labels={"Cardiomegaly": i % 2, "Lung nodule": -1}, organs=organs_file, truth=save(truth, root / "truth" / f"{id}.nii.gz"),
+            extra={"time_days": 10.0 * i, "kernel": "soft"},
+        )  # fmt: skip
+        scans.append(replace(scan, **changes))
+    pd.DataFrame(
+        {"id": "v1", "bit": [31, 0], "finding": "Lung nodule", "side": "none", "lobe": "", "place": "", "severity": 1, "count": 1,
+         "size_mm": [np.nan, 7.5], "voxels": 9}
+    ).to_csv(root / "truth" / "instances.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        {"id": ["v1", "gone"], "section": "findings", "index": 0, "sentence": "A node.", "polarity": "positive", "finding": "Lung nodule",
+         "bits": [(1 << 31) + 1, 1], "side": "none", "lobe": ""}
+    ).to_csv(root / "truth" / "sentences.csv", index=False)  # fmt: skip
+    return scans
+
+
+def write(scans, path, **options) -> store.Report:
+    return store.write(scans, path, **{"config": TOY, "check": False, "progress": False} | options)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> list[Scan]:
+    return dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def made(scans, tmp_path_factory) -> store.Store:
+    path = tmp_path_factory.mktemp("made") / "store"
+    report = write(scans, path)
+    assert report.refused == () and report.written == ("v0", "v1", "v2")
+    return store.open(path)
+
+
+# --- what goes in comes out
+
+
+def test_voxels_organs_and_truth_come_back_as_the_contract_says(made, scans):
+    volume = ct.to_contract(ct.read(scans[0].path), TOY.contract)
+    assert made.ct("v0").dtype == np.int16 and np.array_equal(made.ct("v0"), volume.array)
+    assert np.allclose(made.affine("v0"), volume.affine)
+    assert made.organs("v0").dtype == np.uint8 and set(np.unique(made.organs("v0"))) == {0, 6}
+    assert made.truth("v0").dtype == np.uint32
+    assert np.array_equal(made.truth("v0"), np.asarray(nibabel.load(scans[0].truth).dataobj))
+    assert made.contract == TOY.contract and made.scale == "toy" and len(made) == 3 and "v1" in made
+
+
+def test_the_table_has_one_typed_row_per_volume(made):
+    row = made.table.loc["v1"]
+    assert (row["patient"], row["study"], row["split"], row["findings"]) == ("p0", "s1", "train", "The heart is normal in 1.")
+    assert row["Cardiomegaly"] == 1 and row["Lung nodule"] == -1 and row["Emphysema"] == -1
+    assert tuple(row[["shape_x", "shape_y", "shape_z"]]) == made.ct("v1").shape
+    assert row["time_days"] == 10.0 and row["kernel"] == "soft" and row["hu_min"] >= -1000 and 0.4 < row["lung_share"] < 0.6
+    assert row["hash"] == preprocess.array_hash(made.ct("v1"))
+
+
+def test_truth_tables_travel_with_the_volumes_that_are_there(made):
+    assert made.instances["bit"].to_list() == [0, 31] and made.instances["side"].to_list() == ["none", "none"]
+    assert made.instances["lobe"].to_list() == ["", ""] and np.isnan(made.instances["size_mm"][1])
+    assert made.sentences["id"].to_list() == ["v1"] and made.sentences["bits"][0] == (1 << 31) + 1
+
+
+@pytest.mark.parametrize("fit", ["crop_pad", "resize"])
+def test_cropped_gives_the_contracts_crop_and_keeps_world_places(scans, tmp_path, fit):
+    write(scans[:1], tmp_path / "s", config=replace(TOY, fit=fit))
+    made = store.open(tmp_path / "s")
+    for layer in ("ct", "organs", "truth"):
+        array, affine = made.cropped("v0", layer)
+        assert array.shape == TOY.crop
+    organs, affine = made.cropped("v0", "organs")
+    for array, to_world in ((organs, affine), (made.organs("v0"), made.affine("v0"))):
+        middle = np.argwhere(array == 6).mean(0)
+        world = to_world[:3, :3] @ middle + to_world[:3, 3]
+        assert np.allclose(world, (-160 + 14.5 * 6, -120 + 14.5 * 6, -150 + 9.5 * 12), atol=6)
+
+
+def test_truth_share_is_the_share_of_each_patch_by_a_loop(made):
+    crop, (px, py, pz) = made.cropped("v0", "truth")[0], TOY.patch
+    for bits in (1, 1 << 31, (1 << 31) + 1, 2):
+        expected = [
+            np.mean([(int(v) & bits) != 0 for v in crop[x : x + px, y : y + py, z : z + pz].ravel()])
+            for x in range(0, crop.shape[0], px) for y in range(0, crop.shape[1], py) for z in range(0, crop.shape[2], pz)
+        ]  # fmt: skip
+        assert np.allclose(made.truth_share("v0", bits, TOY.patch), expected, atol=1e-6)
+
+
+def test_no_instance_vanishes_on_a_coarse_grid(tmp_path):
+    fine = np.zeros((60, 60, 60), np.uint32)
+    fine[20, 21, 22] |= 1  # one voxel of 1 mm between the centres of 6 x 6 x 12 mm
+    fine[30:34, 30:34, 30:44] |= 2
+    fine[33, 33, 33] |= 4
+    file = save(fine, tmp_path / "t.nii.gz", (1.0, 1.0, 1.0), (0, 0, 0))
+    like = ct.to_contract(ct.Volume(np.zeros(fine.shape, np.int16), nibabel.load(file).affine), TOY.contract)
+    placed = preprocess.truth_on(like, file)
+    assert [int(((placed >> b) & 1).sum()) for b in (0, 2, 3)] == [1, 1, 0] and ((placed >> 1) & 1).sum() >= 1
+    index = np.argwhere(placed & 1)[0]
+    assert np.abs(like.affine[:3, :3] @ index + like.affine[:3, 3] - (20, 21, 22)).max() <= 6
+
+
+def test_a_store_is_read_in_forked_and_pickled_workers(made):
+    assert len(pickle.loads(pickle.dumps(made))) == 3
+    for method in ("fork", "forkserver"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            for id, array in zip(made.ids, pool.map(made.ct, made.ids), strict=True):
+                assert np.array_equal(array, made.ct(id))
+
+
+def test_reading_a_slab_reads_only_it(made):
+    assert np.array_equal(made.layer("v0", "ct")[4:9, 3:7, 2:5], made.ct("v0")[4:9, 3:7, 2:5])
+
+
+# --- the same bytes whatever happened on the way
+
+
+def test_order_and_number_of_workers_do_not_change_a_byte(made, scans, tmp_path):
+    report = write(reversed(scans), tmp_path / "two", workers=2)
+    assert report.written == ("v0", "v1", "v2")
+    assert contents(tmp_path / "two") == contents(made.root)
+
+
+def test_a_second_run_skips_and_new_texts_are_taken_over_without_touching_voxels(scans, tmp_path):
+    write(scans[:2], tmp_path / "s")
+    voxels = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*.b2nd")}
+    changed = [replace(scans[0], findings="New words."), scans[1], scans[2]]
+    report = write(changed, tmp_path / "s")
+    assert report.skipped == ("v0", "v1") and report.written == ("v2",)
+    assert all(p.stat().st_mtime_ns == t for p, t in voxels.items())
+    assert store.open(tmp_path / "s").table.at["v0", "findings"] == "New words."
+    assert write(scans, tmp_path / "s", force=True).written == ("v0", "v1", "v2")
+
+
+def test_a_changed_volume_is_preprocessed_again(tmp_path):
+    scans = dataset(tmp_path / "d", 1)
+    write(scans, tmp_path / "s")
+    save(np.full(SHAPE, 7, np.int16) + np.indices(SHAPE)[2].astype(np.int16), scans[0].path)
+    assert write(scans, tmp_path / "s").written == ("v0",)
+    assert store.open(tmp_path / "s").ct("v0").max() < 100
+    assert store.check(tmp_path / "s", progress=False) == []
+
+
+SLOW_WRITER = """
+import pickle, sys, time
+from asapkit import preprocess, store
+from asapkit.config import Config
+scans, path, workers = pickle.loads(open(sys.argv[1], "rb").read()), sys.argv[2], int(sys.argv[3])
+write = preprocess.write_atomic
+def slowly(*arguments):
+    time.sleep(0.05)
+    write(*arguments)
+if workers == 1:
+    preprocess.write_atomic = slowly
+if __name__ == "__main__":
+    store.write(scans, path, config=Config.at("toy"), check=False, progress=False, workers=workers)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_midway_and_resumed_leaves_the_same_bytes_and_no_orphans(tmp_path, processes):
+    scans = dataset(tmp_path / "d", 12)
+    write(scans, tmp_path / "whole")
+    (tmp_path / "scans.pickle").write_bytes(pickle.dumps(scans))
+    (tmp_path / "writer.py").write_text(SLOW_WRITER)
+    command = [sys.executable, tmp_path / "writer.py", tmp_path / "scans.pickle", tmp_path / "killed", str(processes)]
+    writer = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("records/*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    count = len(list((tmp_path / "killed").glob("records/*.json")))
+    assert 2 <= count < 12, "the kill came too late to test anything"
+    with pytest.raises(Refused, match="unfinished"):
+        store.open(tmp_path / "killed")
+    report = write(scans, tmp_path / "killed", workers=processes)
+    assert len(report.skipped) >= count and len(report.written) + len(report.skipped) == 12
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+# --- bad input
+
+
+def test_one_bad_file_never_stops_the_rest_and_each_has_one_line(scans, tmp_path):
+    truncated = tmp_path / "truncated.nii.gz"
+    truncated.write_bytes(scans[0].path.read_bytes()[:2000])
+    bad = [
+        replace(scans[0], id="truncated", path=truncated),
+        replace(scans[0], id="absent", path=tmp_path / "absent.nii.gz"),
+        replace(scans[0], id="a/b"),
+        replace(scans[0], id="a\\b"),
+        replace(scans[0], id="unknown", labels={"Broken heart": 1}),
+        replace(scans[0], id="seven", labels={"Cardiomegaly": 7}),
+        replace(scans[0], id="taken", extra={"split": "x"}),
+        replace(scans[0], id="odd", extra={}),
+        replace(scans[1]),
+        Unusable("row7", None, "row7: a report without a volume; fetch the volume or drop the row"),
+    ]
+    bad[7].extra["odd"] = object()
+    report = write([*scans, *bad], tmp_path / "s")
+    made = store.open(tmp_path / "s")
+    assert made.ids == ["v0", "v1", "v2"] == list(report.written)
+    reasons = dict(zip(made.refused["id"], made.refused["reason"], strict=True))
+    assert set(reasons) == {"truncated", "absent", "a/b", "a\\b", "unknown", "seven", "taken", "odd", "v1", "row7"}
+    assert all(reason and "\n" not in reason and "Traceback" not in reason for reason in reasons.values())
+    assert "duplicate id" in reasons["v1"] and "file name" in reasons["a/b"] and "Broken heart" in reasons["unknown"]
+    assert str(report) == "3 volumes written, 0 already there, 10 refused"
+    assert write(scans, tmp_path / "s").refused == () and "absent" in set(store.open(tmp_path / "s").refused["id"])
+    with pytest.raises(Refused, match="it was refused"):
+        made.ct("truncated")
+
+
+def test_a_store_of_refusals_only_opens_empty(scans, tmp_path):
+    write([replace(scans[0], id="a/b")], tmp_path / "s")
+    made = store.open(tmp_path / "s")
+    assert len(made) == 0 and len(made.refused) == 1 and "Cardiomegaly" in made.table and made.instances is None
+
+
+def test_a_refused_scan_keeps_the_volume_that_an_earlier_run_made(tmp_path):
+    scans = dataset(tmp_path / "d", 1)
+    write(scans, tmp_path / "s")
+    scans[0].path.unlink()
+    assert len(write(scans, tmp_path / "s").refused) == 1
+    assert store.open(tmp_path / "s").ids == ["v0"] and store.check(tmp_path / "s", progress=False) == []
+
+
+def test_a_store_under_another_contract_is_refused_naming_the_field(made, scans):
+    other = replace(TOY, window_hu=(-1000.0, 400.0))
+    with pytest.raises(Refused, match=r"another contract: window_hu is \(-1000.0, 1000.0\) in the store, \(-1000.0, 400.0\) asked for"):
+        write(scans, made.root, config=other)
+    with pytest.raises(Refused, match="spacing_mm.*crop"):
+        store.open(made.root, contract=config.Config.at("small").contract)
+    assert store.open(made.root, contract=TOY.contract).ids == made.ids
+
+
+def test_what_is_no_store_is_refused(scans, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for wrong in (lambda: write(scans, tmp_path), lambda: write(scans, tmp_path / "thesis.txt"), lambda: store.open(tmp_path)):
+        with pytest.raises(Refused):
+            wrong()
+    write(scans[:1], tmp_path / "s")
+    declared = tmp_path / "s" / "preprocess.json"
+    declared.write_text(declared.read_text().replace('"scale": "toy"', '"scale": "base"'))
+    with pytest.raises(Refused, match="changed by hand"):
+        store.open(tmp_path / "s")
+
+
+def test_two_writers_do_not_share_a_store(scans, tmp_path):
+    class Meanwhile(list):
+        def __iter__(self):
+            with pytest.raises(Refused, match="another process is writing"):
+                write(scans, tmp_path / "s")
+            return super().__iter__()
+
+    assert len(write(Meanwhile(scans[:1]), tmp_path / "s").written) == 1
+
+
+@pytest.mark.parametrize("where", ["ct", "records", "volumes.parquet", "preprocess.json"])
+def test_a_full_disk_gives_one_line_and_leaves_nothing_half_written(scans, tmp_path, monkeypatch, where):
+    replaced, real = [], os.replace
+
+    def full(source, target):
+        if where in str(Path(target).relative_to(tmp_path)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replaced.append(target)
+        return real(source, target)
+
+    monkeypatch.setattr(preprocess.os, "replace", full)
+    with pytest.raises(Refused, match="No space left on device; .*run again to go on") as error:
+        write(scans, tmp_path / "s")
+    assert "\n" not in str(error.value)
+    assert {p for p in (tmp_path / "s").rglob("*") if p.is_file() and p.name != ".lock"} == set(replaced)
+    monkeypatch.undo()
+    write(scans, tmp_path / "s")
+    write(scans, tmp_path / "other")
+    assert contents(tmp_path / "s") == contents(tmp_path / "other")
+
+
+def test_check_names_every_damaged_layer(scans, tmp_path):
+    write(scans, tmp_path / "s")
+    assert store.check(tmp_path / "s", progress=False) == []
+    (tmp_path / "s" / "ct" / "v0.b2nd").write_bytes((tmp_path / "s" / "ct" / "v1.b2nd").read_bytes())
+    (tmp_path / "s" / "organs" / "v1.b2nd").unlink()
+    whole = (tmp_path / "s" / "truth" / "v2.b2nd").read_bytes()
+    (tmp_path / "s" / "truth" / "v2.b2nd").write_bytes(whole[: len(whole) // 2])
+    faults = store.check(tmp_path / "s", progress=False)
+    assert [f.split(": ")[0] for f in faults] == ["v0", "v1", "v2"] and "hash" in faults[0]
+    with pytest.raises(Refused, match="missing; run the preprocess command again"):
+        store.open(tmp_path / "s").organs("v1")
+    assert write(scans, tmp_path / "s").written == ("v1",)
+
+
+# --- many workers
+
+
+def dies_on_seven(job: int) -> int:
+    if job == 7:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+    return job * job
+
+
+def test_a_killed_worker_costs_its_own_job_only():
+    results = dict(workers.each(dies_on_seven, range(20), workers=2))
+    assert isinstance(results.pop(7), workers.Lost)
+    assert results == {i: i * i for i in range(20) if i != 7}
+
+
+def dies_on_v1(job):
+    if job.scan.id == "v1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return preprocess.process(job)
+
+
+def test_a_volume_that_kills_its_worker_is_refused_by_name(scans, tmp_path, monkeypatch):
+    real = workers.each
+    monkeypatch.setattr(workers, "each", lambda task, jobs, **options: real(dies_on_v1, jobs, **options))
+    report = write(scans, tmp_path / "s", workers=2)
+    assert report.written == ("v0", "v2") and "killed" in report.refused[0].reason
+    assert store.open(tmp_path / "s").refused["id"].to_list() == ["v1"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        yield local
+
+
+def test_a_dask_cluster_makes_the_same_bytes(cluster, made, scans, tmp_path):
+    write(scans, tmp_path / "s", scheduler=cluster.scheduler_address)
+    assert contents(tmp_path / "s") == contents(made.root)
+
+
+def test_a_dask_worker_that_dies_costs_its_own_job_only(cluster):
+    results = dict(workers.each(dies_on_seven, range(12), scheduler=cluster.scheduler_address))
+    assert isinstance(results.pop(7), workers.Lost) and len(results) == 11
+
+
+def test_no_dask_cluster_is_one_line(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "ANSWER_S", 1)
+    with pytest.raises(Refused, match="no Dask scheduler answers at"):
+        write(scans, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
