@@ -236,3 +236,26 @@ def _number(given: Any) -> float:
 
 def _refuse() -> Any:
     raise ValueError
+
+
+def for_recipe(recipe: str, scale: str, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """`given` as the Config of a scale and the options of a recipe's Method, each value as its annotated type.
+
+    Raises: ValueError for an unknown scale or recipe, a name that neither knows, or a value of another type.
+    """
+    import dataclasses
+    import inspect
+
+    from asapkit.config import Config
+    from asapkit.train import recipe_module
+
+    fields = {f.name: f.type for f in dataclasses.fields(Config)}
+    method = inspect.signature(recipe_module(recipe).Method.__init__).parameters
+    options = {n: p.annotation for n, p in method.items() if p.kind is p.KEYWORD_ONLY and n != "vocabulary"}
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in method.values())  # checked by the recipe itself, which lists them
+    if not takes_more:
+        refuse_unknown(given, [*fields, *options], where=f"recipe {recipe}")
+    settings = {n: as_type(v, fields[n], name=n) for n, v in given.items() if n in fields}
+    chosen = {n: as_type(v, _written(options[n]), name=n) for n, v in given.items() if n in options}
+    further = {n: _parsed(v) if isinstance(v, str) else v for n, v in given.items() if n not in fields and n not in options}
+    return Config.at(scale, **settings), chosen | further

@@ -19,14 +19,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A room (first name below asapkit) and the rooms that it may import. A module that is in no room fails: say where it belongs.
 WORDS = {"types", "config"}
-DATA = {"ct", "formats", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess"}
+DATA = {"ct", "formats", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "formats", "tables", "workers", "statements"}
 NETS = {"vit3d", "language", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "features"}
 TASKS = {"tasks"}
-SHOWING = {"figures", "explore", "viewer", "look"}
-RUNNING = {"workflow", "evidence", "__main__"}
+SHOWING = {"figures", "drawing", "overlays", "charts", "explore", "viewer", "look"}
+RUNNING = {"parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),

@@ -1,0 +1,253 @@
+"""The thin command line: every command is one library call. `asapkit` and `python -m asapkit`.
+
+Exit codes: 0 all good; 2 finished, but some volumes were refused (listed); 1 nothing usable or wrong usage, in one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import asapkit
+
+GOOD, UNUSABLE, SOME_REFUSED = 0, 1, 2
+CORES = os.cpu_count() or 1
+EXPECTED = (ValueError, OSError, ImportError, LookupError, FloatingPointError)  # said in one line; anything else is our fault and says where
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        """Wrong usage is exit code 1 here: 2 says that volumes were refused."""
+        self.exit(UNUSABLE, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return options.command(options)
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `asapkit ... | head`
+        sys.stderr.close()
+        return GOOD
+    except EXPECTED as error:
+        if options.debug:
+            raise
+        print(f"asapkit: {_one_line(error)}", file=sys.stderr)
+        return UNUSABLE
+
+
+def parser() -> Parser:
+    top = Parser(prog="asapkit", description="Chest-CT vision-language pre-training: phantom or real scans in, encoders, scores and figures out.")
+    top.add_argument("--version", action="version", version=f"asapkit {asapkit.version()}")
+    top.add_argument("--debug", action="store_true", help="progress notes, and a full traceback for an error")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(function, about: str, *arguments: tuple) -> None:
+        sub = commands.add_parser(function.__name__, help=about, description=about)
+        for names, settings in arguments:
+            sub.add_argument(*names, **settings)
+        sub.set_defaults(command=function)
+
+    _data_commands(command)
+    _model_commands(command)
+    return top
+
+
+def _argument(*names: str, **settings) -> tuple:
+    return names, settings
+
+
+def _data_commands(command) -> None:
+    scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
+    workers = _argument("--workers", type=int, default=CORES, metavar="N", help=f"processes (default: {CORES})")
+    command(
+        phantom, "make the embedded synthetic cohort", _argument("out", metavar="OUT", type=Path),
+        _argument("--volumes", type=int, default=200, metavar="N", help="how many (default: 200)"),
+        _argument("--seed", type=int, default=0, metavar="S"), scale, workers,
+    )  # fmt: skip
+    command(
+        doctor, "look for faults in a dataset; without one, describe this environment",
+        _argument("dataset", metavar="DATASET", type=Path, nargs="?"), _layout(), workers,
+    )  # fmt: skip
+    command(
+        preprocess, "volumes, organs and reports into a store", _argument("dataset", metavar="DATASET", type=Path),
+        _argument("store", metavar="STORE", type=Path), _layout(), scale, workers,
+        _argument("--scheduler", metavar="ADDRESS", help="an existing Dask cluster, tcp://host:port"),
+    )  # fmt: skip
+    command(
+        view, "open a volume of a store in napari", _argument("store", metavar="STORE", type=Path), _argument("volume", metavar="VOLUME"),
+        _argument("--run", type=Path), _argument("--sentence", help="show its patches (needs --run)"),
+    )  # fmt: skip
+
+
+def _layout() -> tuple:
+    known = sorted(p.stem for p in (Path(__file__).parent / "datasets").glob("[a-z]*.py"))
+    return _argument("--layout", default="ct_rate", choices=known, help="how the dataset lies on disk (default: ct_rate)")
+
+
+def _model_commands(command) -> None:
+    scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
+    setting = _argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="may be given several times")
+    command(
+        pretrain, "train a recipe on a store", _argument("store", metavar="STORE", type=Path), _argument("run", metavar="RUN", type=Path),
+        _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
+        _argument("--resume", action="store_true", help="go on from the last checkpoint"), setting,
+    )  # fmt: skip
+    command(
+        evaluate, "score an encoder on downstream tasks", _argument("encoder", metavar="ENCODER", help="run folder, weights file or name"),
+        _argument("data", metavar="DATA", type=Path, help="a store, or a folder with one store per dataset"),
+        _argument("--tasks", nargs="+", default=["classify"]), _argument("--out", type=Path, help="folder for scores.csv"),
+    )  # fmt: skip
+    command(
+        look, "where a method sees a sentence in a scan: PNG, map as NIfTI, list of patches", _argument("scan", metavar="SCAN", type=Path),
+        _argument("--run", type=Path, required=True), _argument("--sentence", required=True), _argument("out", metavar="OUT", type=Path),
+    )  # fmt: skip
+    command(
+        run, "notebooks through papermill, names and types checked first", _argument("notebooks", metavar="NOTEBOOK", type=Path, nargs="+"),
+        setting, _argument("--matrix", type=Path, metavar="FILE.yaml", help="name: [values] for every combination, or a list of cells"),
+        _argument("--out", type=Path, default=Path("build"), help="default: build"),
+    )  # fmt: skip
+    command(demo, "the whole job on the phantom", _argument("--out", type=Path, default=Path("demo"), help="default: demo"))
+
+
+# ------------------------------------------------------------------------------------------------------------------- the commands
+
+
+def phantom(options) -> int:
+    from asapkit.phantom import cohort
+
+    root = cohort.make(options.out, volumes=options.volumes, seed=options.seed, scale=options.scale, workers=options.workers)
+    print(f"{options.volumes} volumes in {root}")
+    return GOOD
+
+
+def doctor(options) -> int:
+    from asapkit import doctor as library
+
+    if options.dataset is None:
+        print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
+        return GOOD
+    faults = library.check(_scans(options), workers=options.workers)
+    _list((f.id, str(f)) for f in faults)
+    return SOME_REFUSED if faults else GOOD
+
+
+def preprocess(options) -> int:
+    from asapkit import store
+    from asapkit.config import Config
+
+    config = Config.at(options.scale)
+    report = store.write(_scans(options), options.store, config=config, workers=options.workers, scheduler=options.scheduler)
+    _list((r.id, r.reason) for r in report.refused)
+    print(f"{report} in {options.store}")
+    if report.refused:
+        return SOME_REFUSED if report.written or report.skipped else UNUSABLE
+    return GOOD if report.written or report.skipped else UNUSABLE
+
+
+def pretrain(options) -> int:
+    from asapkit import parameters, store, train
+
+    steps = {} if options.steps is None else {"steps": options.steps}
+    config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
+    history = train.pretrain(store.open(options.store), options.run, recipe=options.recipe, config=config, options=method, resume=options.resume)
+    print(history.tail(1).to_string(index=False))
+    return GOOD
+
+
+def evaluate(options) -> int:
+    from asapkit import tasks
+
+    scores = tasks.evaluate(options.encoder, options.data, tasks=options.tasks, out=options.out)
+    print(scores.to_string(index=False))
+    return GOOD
+
+
+def look(options) -> int:
+    from asapkit import look as library
+
+    seen = library.look(options.scan, run=options.run, sentence=options.sentence, out=options.out)
+    for warning in seen.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(seen.patches.to_string(index=False))
+    print(f"{seen.picture} and {seen.similarity_map}")
+    return GOOD
+
+
+def run(options) -> int:
+    from asapkit import workflow
+
+    results = workflow.run(options.notebooks, settings=_settings(options.settings), matrix=options.matrix, out=options.out)
+    failed = [r for r in results if r.status == "failed"]
+    print(f"{len(results) - len(failed)} of {len(results)} notebooks in {options.out}")
+    _list((" ".join(filter(None, (r.notebook, r.cell))), r.error) for r in failed)
+    return UNUSABLE if failed else GOOD
+
+
+def view(options) -> int:
+    from asapkit import store, viewer
+
+    if options.sentence and not options.run:
+        raise ValueError("--sentence needs --run, the run folder of the method that matches it")
+    viewer.show(store.open(options.store), options.volume, run=options.run, sentence=options.sentence)
+    return GOOD
+
+
+def demo(options) -> int:
+    from asapkit import evidence
+
+    print(evidence.demo(options.out))
+    return GOOD
+
+
+# ---------------------------------------------------------------------------------------------------------------------- small print
+
+
+def _scans(options) -> Iterable:
+    if not options.dataset.exists():
+        raise FileNotFoundError(f"{options.dataset}: no such dataset")
+    scans = iter(importlib.import_module(f"asapkit.datasets.{options.layout}").scans(options.dataset))
+    first = next(scans, None)  # a dataset of another layout is refused here, before a store is begun
+    if first is None:
+        raise ValueError(f"{options.dataset}: no volumes of layout {options.layout}")
+    return itertools.chain([first], scans)
+
+
+def _settings(written: Iterable[str]) -> dict[str, str]:
+    """["lr=1e-3"] as {"lr": "1e-3"}. Raises: ValueError for anything else, or a name given twice."""
+    settings = {}
+    for item in written:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--set {item!r} is not of the form NAME=VALUE")
+        if name in settings:
+            raise ValueError(f"--set {name} is given twice")
+        settings[name] = value
+    return settings
+
+
+def _list(refused: Iterable[tuple[str, str]]) -> None:
+    for id, reason in refused:
+        print(f"{id}: {reason}" if not reason.startswith(id) else reason, file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
+    if isinstance(error, ImportError) and error.name:
+        return f"needs {error.name}, which is not installed; run make setup, or pip install asapkit[lab,view]"
+    return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

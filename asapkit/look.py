@@ -1,0 +1,95 @@
+"""One scan, one sentence: where a trained method sees it. Any readable CT in; a picture, a map on the scan's own grid and a list out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asapkit import analysis, ct, formats
+from asapkit.config import Contract
+from asapkit.types import Volume
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was written, and the top patches: rank, x_mm, y_mm, z_mm (world RAS, the patch's centre), similarity."""
+
+    picture: Path
+    similarity_map: Path
+    patches: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -> Look:
+    """Similarity of a sentence with every patch of a scan, nothing hidden.
+
+    Writes out/look.png, out/look.csv (the top K patches) and out/similarity.nii.gz: float32 on the scan's own voxel grid, axes as in its
+    file, NaN where the network's field of view does not reach.
+
+    Raises: Refused for a scan or run that cannot be read; ValueError for an empty sentence or a method that does not align sentences.
+    """
+    from asapkit import checkpoint
+
+    if not sentence.strip():
+        raise ValueError("the sentence is empty; say what to look for")
+    method = checkpoint.load_method(Path(run))
+    if not hasattr(method, "match"):
+        raise ValueError(f"{run}: its recipe aligns no sentences; look needs a run of asap or another recipe with `match`")
+    contract, grid = method.encoder.contract, method.encoder.grid
+    volume = ct.read(Path(scan))
+    seen = field_of_view(volume, contract)
+    similarity, k = match(method, seen.array, sentence, contract=contract)
+    patch = tuple(c // g for c, g in zip(contract.crop, grid, strict=True))
+    top = top_table(similarity, k, grid=grid, patch=patch, affine=seen.affine)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = _draw(seen, similarity, k, top, sentence=sentence, patch=patch, run=Path(run), out=folder)
+    target = folder / "similarity.nii.gz"
+    ct.save(on_scan_grid(similarity.reshape(grid), seen.affine, Path(scan), patch=patch), target)
+    return Look(picture, target, top, volume.warnings)
+
+
+def field_of_view(volume: Volume, contract: Contract) -> Volume:
+    """The voxels (X, Y, Z) = contract.crop that the network is given, int16 HU, with their affine: the centre of the scan."""
+    whole = ct.to_contract(volume, contract)
+    affine = ct.fit_affine(whole.affine, whole.array.shape, contract.crop, fit=contract.fit)
+    return whole.with_array(ct.fit(whole.array, contract.crop, fit=contract.fit), affine)
+
+
+def match(method, hu: np.ndarray, sentence: str, *, contract: Contract) -> tuple[np.ndarray, int]:
+    """Similarity (N,) of the sentence with every patch of `hu` (X, Y, Z), and the number K of patches that the method selects for it."""
+    import torch
+
+    from asapkit.batch import scale_hu
+
+    with torch.inference_mode():
+        image = torch.from_numpy(scale_hu(hu, contract.window_hu))[None, None]
+        similarity, k = method.match(method.aligned(image)[0], [sentence])
+    return similarity[0].float().numpy(), int(k[0])
+
+
+def top_table(similarity: np.ndarray, k: int, *, grid: tuple[int, int, int], patch: tuple[int, int, int], affine: np.ndarray) -> pd.DataFrame:
+    """The k most similar patches, highest first, with their centres in world RAS millimetres."""
+    chosen = analysis.top_patches(similarity, k)
+    centres = analysis.patch_centres_mm(grid, patch, affine)[chosen].round(1)
+    table = pd.DataFrame(centres, columns=["x_mm", "y_mm", "z_mm"])
+    table.insert(0, "rank", np.arange(1, len(chosen) + 1))
+    return table.assign(similarity=similarity[chosen].astype(float).round(4))
+
+
+def on_scan_grid(field: np.ndarray, affine: np.ndarray, scan: Path, *, patch: tuple[int, int, int]) -> Volume:
+    """A patch map (gx, gy, gz) as a volume with the shape, axis order and affine that the scan has in its file."""
+    raw = formats.load(scan)
+    shape = tuple(raw.array.shape[:3])
+    return Volume(analysis.to_scan_grid(field, affine, raw.affine, shape=shape, patch=patch), raw.affine)
+
+
+def _draw(seen: Volume, similarity, k: int, top: pd.DataFrame, *, sentence: str, patch, run: Path, out: Path) -> Path:
+    from asapkit import figures
+
+    said = f"{k} of {len(similarity)} patches are selected (framed where the planes cut them). Run {run.name}, nothing hidden."
+    figure = figures.sentence_map(seen.array, similarity, sentence=sentence, k=k, spacing_mm=seen.spacing_mm, patch=patch, caption=said)
+    return figures.save(figure, "look", top, out=out)
