@@ -16,9 +16,7 @@ MODULES = (
 def __getattr__(name: str):
     if name in MODULES:
         return import_module(f"asapkit.{name}")
-    raise AttributeError(
-        f"asapkit has no module {name!r}; there are {', '.join(MODULES)}"
-    )
+    raise AttributeError(f"asapkit has no module {name!r}; there are {', '.join(MODULES)}")
 
 
 def version() -> str:

@@ -30,9 +30,7 @@ class Contract:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(
-            json.dumps(asdict(self), sort_keys=True).encode()
-        ).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ class Config:
     clip_grad: float = 1.0
     precision: str = "fp32"  # fp32 | bf16
     seed: int = 0
-    augment: bool = (
-        True  # random scale crop and intensity jitter; never a left-right flip
-    )
+    augment: bool = True  # random scale crop and intensity jitter; never a left-right flip
 
     @classmethod
     def at(cls, scale: str, **changes) -> Config:
@@ -93,16 +89,12 @@ class Config:
             raise ValueError(f"unknown scale {scale!r}; there are {', '.join(SCALES)}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(changes) - known):
-            raise ValueError(
-                f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            )
+            raise ValueError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         values = SCALES[scale] | changes
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         config = cls(scale=scale, **values)
         if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
-            raise ValueError(
-                f"crop {config.crop} is not a multiple of patch {config.patch}"
-            )
+            raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
         return config
 
     @property
@@ -123,9 +115,7 @@ class Config:
 
     @property
     def contract(self) -> Contract:
-        return Contract(
-            self.spacing_mm, self.crop, self.window_hu, self.resampler, self.fit
-        )
+        return Contract(self.spacing_mm, self.crop, self.window_hu, self.resampler, self.fit)
 
     def save(self, path: Path) -> None:
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")

@@ -48,22 +48,12 @@ class Scan:
     impression: str = ""
     split: str = "train"
     labels: dict[str, int] = field(default_factory=dict)
-    organs: Path | None = (
-        None  # multi-label file, or a folder of one mask file per organ
-    )
-    truth: Path | None = (
-        None  # phantom only: uint32, one bit per finding instance; never enters a Batch
-    )
-    slope: float | None = (
-        None  # rescale slope / intercept from a metadata table, to be applied because the file holds stored values
-    )
+    organs: Path | None = None  # multi-label file, or a folder of one mask file per organ
+    truth: Path | None = None  # phantom only: uint32, one bit per finding instance; never enters a Batch
+    slope: float | None = None  # rescale slope / intercept from a metadata table, to be applied because the file holds stored values
     intercept: float | None = None
-    spacing_mm: tuple[float, float, float] | None = (
-        None  # from a metadata table; used when the header has none
-    )
-    extra: dict[str, float | str] = field(
-        default_factory=dict
-    )  # further columns (time_days, event, severity, kernel ...)
+    spacing_mm: tuple[float, float, float] | None = None  # from a metadata table; used when the header has none
+    extra: dict[str, float | str] = field(default_factory=dict)  # further columns (time_days, event, severity, kernel ...)
 
 
 @dataclass(frozen=True)
@@ -101,42 +91,25 @@ class Batch:
 
     ids: tuple[str, ...]
     image: Float[Tensor, "B 1 X Y Z"]  # HU window scaled to [-1, 1]
-    patch_order: Float[
-        Tensor, "B N"
-    ]  # one uniform number per patch from the volume's own stream: lowest are visible
-    in_body: Bool[
-        Tensor, "B N"
-    ]  # patches that hold some of the body, not only air around it
+    patch_order: Float[Tensor, "B N"]  # one uniform number per patch from the volume's own stream: lowest are visible
+    in_body: Bool[Tensor, "B N"]  # patches that hold some of the body, not only air around it
     organs: Float[Tensor, "B N O"]  # share of a patch's voxels in each organ, [0, 1]
     has_organs: Bool[Tensor, " B"]
     labels: Float[Tensor, "B F"]  # 1 present, 0 absent, -1 unknown, `FINDINGS` order
     findings_tokens: Int[Tensor, "B T"]
     findings_real: Bool[Tensor, "B T"]  # not padding
-    findings_sentence: Int[
-        Tensor, "B T"
-    ]  # sentence index of a token, -1 none (CLS, SEP, padding)
+    findings_sentence: Int[Tensor, "B T"]  # sentence index of a token, -1 none (CLS, SEP, padding)
     sentence_real: Bool[Tensor, "B S"]
-    sentence_meaning: Int[
-        Tensor, "B S"
-    ]  # sentences with the same number say the same; -1 padding
-    sentence_organs: Bool[
-        Tensor, "B S O"
-    ]  # organs that the sentence may speak of (all True where it names none)
+    sentence_meaning: Int[Tensor, "B S"]  # sentences with the same number say the same; -1 padding
+    sentence_organs: Bool[Tensor, "B S O"]  # organs that the sentence may speak of (all True where it names none)
     report_tokens: Int[Tensor, "B R"]
     report_real: Bool[Tensor, "B R"]
     report_special: Bool[Tensor, "B R"]  # CLS, SEP: never hidden
-    report_order: Float[
-        Tensor, "B R"
-    ]  # one uniform number per position: lowest real words are hidden
+    report_order: Float[Tensor, "B R"]  # one uniform number per position: lowest real words are hidden
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(
-            **{
-                k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v
-                for k, v in moved.items()
-            }
-        )
+        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,0 +1,141 @@
+"""Weights + configuration + contract of a run: safe to write under a kill, read back with nothing silently missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from asapkit.config import Config
+from asapkit.types import Refused
+from asapkit.vit3d import Encoder
+
+
+def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
+    """The recipe's Method; a recipe with a word head gets the vocabulary of the store's training reports unless one is given.
+
+    Raises: ValueError for an option that the recipe does not have.
+    """
+    module = import_module(f"asapkit.recipes.{recipe}")
+    try:
+        if vocabulary is None and store is not None and hasattr(module.Method, "frozen"):
+            vocabulary = corpus_vocabulary(store, config)
+        return module.Method(config, **({} if vocabulary is None else {"vocabulary": vocabulary}), **options)
+    except TypeError as error:
+        raise ValueError(f"recipe {recipe}: {error}") from error
+
+
+def corpus_vocabulary(store, config: Config) -> Tensor:
+    """Sorted token ids that occur in the training reports."""
+    from asapkit import reports
+    from asapkit.language import tokenizer
+
+    rows = store.table[store.table["split"] == "train"]
+    texts = sorted({reports.join(f, i) for f, i in zip(rows["findings"], rows["impression"], strict=True)})
+    if not texts:
+        return torch.arange(len(tokenizer(config.text_encoder)))
+    encoded = tokenizer(config.text_encoder)(texts, truncation=True, max_length=config.max_tokens)["input_ids"]
+    return torch.tensor(sorted({i for ids in encoded for i in ids}))
+
+
+def trained_state(method: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers but the frozen text encoder's."""
+    frozen = getattr(method, "frozen", ())
+    return {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items() if not k.startswith(tuple(frozen))}
+
+
+def save(method: nn.Module, run: Path, *, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+    """weights.safetensors, state.pt and history.csv; a kill between any two bytes leaves the last complete checkpoint readable."""
+    run = Path(run)
+    weights = trained_state(method)
+    state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "history": history, "weights": weights}
+    _replace(run / "state.pt", lambda path: torch.save(state, path))
+    _replace(run / "weights.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    import pandas as pd
+
+    _replace(run / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
+
+
+def _replace(path: Path, write) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) or "No space" in str(error) or "write" in str(error):
+            raise Refused(f"{path}: cannot be written ({error}); free some disk space, then resume: the last checkpoint is kept") from error
+        raise
+
+
+def load_state(run: Path) -> dict:
+    """Optimiser, random state, history and weights of the last checkpoint."""
+    try:
+        return torch.load(Path(run) / "state.pt", weights_only=True)
+    except Exception as error:
+        raise Refused(f"{run}/state.pt: cannot be read ({type(error).__name__}); delete the run folder and start again") from error
+
+
+def load_into(method: nn.Module, run: Path) -> None:
+    """Weights of a run's last resumable state into a method made with the same settings."""
+    fill(method, load_state(run)["weights"], str(run))
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Loads every tensor or none.  Raises: Refused naming what is missing, left over or of another shape."""
+    frozen = tuple(getattr(module, "frozen", ()))
+    own = {k: v for k, v in module.state_dict().items() if not (frozen and k.startswith(frozen))}
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for problem, names in (("lacks", missing), ("has keys that fit nothing:", extra), ("has other shapes for", shapes)):
+        if names:
+            raise Refused(
+                f"{source}: {problem} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}; was it made by another version?"
+            )
+    module.load_state_dict(state, strict=not frozen)
+
+
+def read_weights(run: Path) -> dict[str, Tensor]:
+    file = Path(run) / "weights.safetensors" if Path(run).is_dir() else Path(run)
+    if not file.exists():
+        raise Refused(f"{file}: no weights there; give a run folder that `pretrain` wrote")
+    try:
+        return load_file(file)
+    except Exception as error:
+        raise Refused(f"{file}: not a readable safetensors file ({type(error).__name__})") from error
+
+
+def load_method(run: Path) -> nn.Module:
+    """The trained method of a run folder, in eval mode on the CPU."""
+    run = Path(run)
+    for name in ("config.json", "method.json"):
+        if not (run / name).exists():
+            raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
+    said, state = json.loads((run / "method.json").read_text()), read_weights(run)
+    method = make_method(said["recipe"], Config.load(run / "config.json"), said["options"], vocabulary=state.get("words.vocabulary"))
+    fill(method, state, str(run))
+    return method.eval()
+
+
+def load_encoder(source: Path | str) -> nn.Module:
+    """The encoder of a run folder, or of a weights file with config.json beside it; eval mode, CPU."""
+    source = Path(source)
+    folder = source if source.is_dir() else source.parent
+    if not (folder / "config.json").exists():
+        raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
+    state = {k.removeprefix("encoder."): v for k, v in read_weights(source).items() if k.startswith("encoder.")}
+    encoder = Encoder(Config.load(folder / "config.json"))
+    fill(encoder, state, str(source))
+    return encoder.eval()
+
+
+def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:
+    """The untrained encoder of a configuration: the floor of every comparison."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Encoder(config).eval()

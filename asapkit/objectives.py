@@ -1,0 +1,121 @@
+"""Pure loss functions: tensors in, scalar out. Each has a loop-written oracle in tests/test_objectives.py.
+
+Equation numbers are the ASAP paper's (arXiv 2606.00602); what the released code does otherwise is a keyword.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def reconstruction(
+    predicted: Float[Tensor, "B N P"], target: Float[Tensor, "B N P"], hidden: Bool[Tensor, "B N"], *, on: str = "hidden", norm_pixels: bool = False
+) -> Float[Tensor, ""]:
+    """Mean squared error over hidden patches (eq. 1), in squared network units.
+
+    on="all": the released form, mean over all voxels with visible ones zeroed, i.e. the hidden share times the default.
+    norm_pixels: targets standardised per patch (MAE).
+    """
+    if norm_pixels:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    error = (predicted - target).square().mean(-1) * hidden
+    return error.sum() / (hidden.sum().clamp(min=1) if on == "hidden" else hidden.numel())
+
+
+def organ_proportions(
+    logits: Float[Tensor, "B N O"], share: Float[Tensor, "B N O"], has_organs: Bool[Tensor, " B"], *, reduction: str = "sum"
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy against the share of each patch that every organ fills (eq. 3): sum over organs, mean over patches and volumes with organs.
+
+    reduction="mean": also averaged over organs, as released.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.float(), share, reduction="none").mean(1)
+    loss = loss.sum(-1) if reduction == "sum" else loss.mean(-1)
+    return (loss * has_organs).sum() / has_organs.sum().clamp(min=1)
+
+
+def cosine(a: Float[Tensor, "*L E"], b: Float[Tensor, "*L E"]) -> Float[Tensor, "*L"]:
+    """Cosine with a floor on the norms, so that a zero vector has a bounded gradient."""
+    return (unit(a) * unit(b)).sum(-1)
+
+
+def unit(x: Float[Tensor, "*L E"]) -> Float[Tensor, "*L E"]:
+    """x / max(|x|, 1e-6) in float32."""
+    return F.normalize(x.float(), dim=-1, eps=1e-6)
+
+
+def align_in_report(
+    sentence: Float[Tensor, "B S E"],
+    evidence: Float[Tensor, "B S E"],
+    real: Bool[Tensor, "B S"],
+    *,
+    meaning: Int[Tensor, "B S"] | None = None,
+    temperature: float = 0.07,
+    pad_columns: bool = False,
+    mean: str = "report",
+) -> Float[Tensor, ""]:
+    """InfoNCE between the sentences of a report and the mean of the patches that each selected, both directions summed (eq. 8, 10).
+
+    Sentences with equal `meaning` are no negatives of one another. mean="report": average within a report, then over reports that have
+    sentences; "batch": over all sentences. pad_columns: padded sentences stay as negatives, as released.
+    """
+    logits = unit(sentence) @ unit(evidence).mT / temperature
+    same = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+    blocked = torch.zeros_like(same).expand(logits.shape) if pad_columns else ~real.unsqueeze(1).expand(logits.shape)
+    if meaning is not None:
+        blocked = blocked | ((meaning.unsqueeze(2) == meaning.unsqueeze(1)) & ~same)
+    blocked = blocked & ~same
+    rows = logits.masked_fill(blocked, -math.inf)
+    columns = logits.mT.masked_fill(blocked, -math.inf)
+    diagonal = logits.diagonal(dim1=1, dim2=2)
+    loss = rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
+    return sentence_mean(loss, real, mean=mean)
+
+
+def align_over_images(
+    logits: Float[Tensor, "L B"], own: Int[Tensor, " L"], meaning: Int[Tensor, " L"], *, weight: Float[Tensor, " L"]
+) -> Float[Tensor, ""]:
+    """Contrast of every sentence over images and of every image over sentences, both directions summed, weighted mean over sentences.
+
+    `logits[l, b]` is the scaled cosine of sentence l with the mean of *its own best patches in image b*; `own[l]` its image. Image b is no
+    negative of l if a sentence of b means the same; nor is such a sentence a negative of b. Closes the position shortcut of `align_in_report`.
+    """
+    images = logits.shape[1]
+    says = F.one_hot(own, images).bool()  # (L, B) sentence l belongs to image b
+    same = meaning.unsqueeze(1) == meaning.unsqueeze(0)  # (L, L)
+    stated = (same.float() @ says.float()) > 0  # (L, B) image b has a sentence that means what l means
+    free = ~stated | says
+    over_images = logits.masked_fill(~free, -math.inf).logsumexp(1)
+    # image own[l] against l and every sentence that the image does not state
+    negatives = logits.masked_fill(stated, -math.inf).logsumexp(0)  # (B,)
+    positive = logits.gather(1, own.unsqueeze(1)).squeeze(1)
+    over_sentences = torch.logaddexp(positive, negatives[own])
+    return ((over_images + over_sentences - 2 * positive) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def sentence_mean(loss: Float[Tensor, "B S"], real: Bool[Tensor, "B S"], *, mean: str = "report") -> Float[Tensor, ""]:
+    """Mean over real sentences: within each report first, then over the reports that have any ("report"), or all at once ("batch")."""
+    loss = loss.masked_fill(~real, 0.0)
+    if mean == "batch":
+        return loss.sum() / real.sum().clamp(min=1)
+    per_report = loss.sum(1) / real.sum(1).clamp(min=1)
+    return per_report.sum() / real.any(1).sum().clamp(min=1)
+
+
+def words(logits: Float[Tensor, "M W"], target: Int[Tensor, " M"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the counted positions of all reports (eq. 14: the hidden words); a target of -1 does not count."""
+    if not (target >= 0).any():
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), target, ignore_index=-1)
+
+
+def labels_bce(logits: Float[Tensor, "B F"], labels: Float[Tensor, "B F"]) -> Float[Tensor, ""]:
+    """Multi-label binary cross-entropy, mean over known labels; -1 is unknown and has no gradient."""
+    known = labels >= 0
+    loss = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)

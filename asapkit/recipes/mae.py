@@ -1,0 +1,37 @@
+"""MAE in 3-D: reconstruct the hidden patches from the visible ones; no text, no labels.
+
+Source: He et al., Masked Autoencoders Are Scalable Vision Learners (2111.06377); 3-D form as the ASAP paper's `matched` row (same encoder and data).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asapkit import objectives
+from asapkit.config import Config
+from asapkit.masking import hidden_patches, visible_patches
+from asapkit.types import Batch, Losses
+from asapkit.vit3d import Decoder, Encoder, patchify
+
+WEIGHTS = {"reconstruct": 1.0}
+
+
+class Method(nn.Module):
+    """`norm_pixels=True` standardises the target of each patch, as MAE; off by default, as ASAP."""
+
+    def __init__(self, config: Config, *, norm_pixels: bool = False):
+        super().__init__()
+        self.config, self.norm_pixels = config, norm_pixels
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def forward(self, batch: Batch) -> Losses:
+        last = ~batch.in_body if self.config.hide_air_first else None
+        visible = visible_patches(batch.patch_order, visible=self.config.visible, last=last)
+        predicted, _ = self.decoder(self.encoder(batch.image, visible), visible)
+        target = patchify(batch.image, self.config.patch)
+        hidden = hidden_patches(visible, self.config.patches)
+        return {"reconstruct": objectives.reconstruction(predicted, target, hidden, norm_pixels=self.norm_pixels)}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"reconstruct": torch.tensor(float(len(batch)))}

@@ -1,0 +1,36 @@
+"""Supervised ceiling: the same encoder trained on the labels, nothing hidden.
+
+Source: the first stage of "More performant and scalable" (arXiv 2509.13175, methods.md C) with this house's 3-D ViT; unknown labels (-1) have no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asapkit import objectives
+from asapkit.config import Config
+from asapkit.types import FINDINGS, Batch, Losses
+from asapkit.vit3d import Encoder
+
+WEIGHTS = {"labels": 1.0}
+
+
+class Method(nn.Module):
+    """One linear layer on the mean and the maximum of the patch tokens inside the body."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.head = nn.Linear(2 * config.width, len(FINDINGS))
+
+    def forward(self, batch: Batch) -> Losses:
+        tokens = self.encoder.tokens(batch.image)
+        body = batch.in_body.unsqueeze(-1)
+        mean = (tokens * body).sum(1) / body.sum(1).clamp(min=1)
+        best = tokens.masked_fill(~body, float("-inf")).amax(1).nan_to_num(neginf=0.0)
+        return {"labels": objectives.labels_bce(self.head(torch.cat([mean, best], dim=-1)), batch.labels)}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"labels": (batch.labels >= 0).sum()}

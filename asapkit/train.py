@@ -1,0 +1,276 @@
+"""One loop for every recipe: weights x losses, step, history, checkpoint, exact resume. Distribution, precision and accumulation live only here.
+
+`pretrain(store, run, recipe="asap", config=...)` trains in this process (CPU, one GPU) or in each process that `torchrun` or
+`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, weights.safetensors, state.pt, history.csv, tensorboard files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from contextlib import nullcontext
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from asapkit import checkpoint
+from asapkit.batch import Items, collate
+from asapkit.config import Config
+from asapkit.store import Store
+from asapkit.types import Batch, Refused
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(
+    store: Store, run: Path, *, recipe: str = "asap", config: Config, options: dict | None = None, weights: dict[str, float] | None = None,
+    ids: list[str] | None = None, resume: bool = False, processes: int = 0, save_every: int = 100, init: Path | None = None, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
+
+    options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   processes: loader processes.
+    init: run folder or weights file whose encoder is the start.   resume: go on from the last checkpoint, bit for bit on CPU.
+    Raises: Refused for a store of another contract, a run folder that holds another configuration, or a loss that is not finite (naming the volumes).
+    """
+    run = Path(run)
+    accelerator = make_accelerator(config)
+    module = recipe_module(recipe)
+    weights = module.WEIGHTS | (weights or {})
+    items = Items(store, config)
+    ids = training_ids(store) if ids is None else list(ids)
+    if not ids:
+        raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
+    torch.manual_seed(config.seed)
+    method = checkpoint.make_method(recipe, config, options or {}, store=store)
+    if init is not None:
+        method.encoder.load_state_dict(checkpoint.load_encoder(init).state_dict())
+    method.gather = partial(gather, accelerator=accelerator)
+    optimizer = make_optimizer(method, config)
+    state = prepare_run(run, recipe, config, options or {}, weights, resume=resume, lead=accelerator.is_main_process)
+    if state is not None:
+        checkpoint.load_into(method, run)
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+    history = state["history"] if state else []
+    start = len(history)
+    if start >= config.steps:
+        return pd.DataFrame(history)
+
+    trainable = accelerator.prepare_model(method) if accelerator.num_processes > 1 else method.to(accelerator.device)
+    stream = batches(items, ids, config, start=start, accelerator=accelerator, processes=processes)
+    report_effective_batch(config, accelerator, recipe)
+    tracker = make_tracker(run) if accelerator.is_main_process else None
+    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", disable=not (progress and accelerator.is_main_process))
+    for step, micro in zip(range(start, config.steps), stream, strict=False):
+        set_rate(optimizer, config, step)
+        row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
+        history.append(row)
+        if tracker:
+            for name, value in row.items():
+                tracker.add_scalar(name, value, step)
+        bar.update()
+        bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
+        if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
+            checkpoint.save(method, run, optimizer=optimizer, history=history)
+    bar.close()
+    if tracker:
+        tracker.close()
+    accelerator.wait_for_everyone()
+    return pd.DataFrame(history)
+
+
+def train_step(
+    trainable: nn.Module, method: nn.Module, micro: list[Batch], optimizer: torch.optim.Optimizer, *, accelerator, config: Config,
+    weights: dict[str, float],
+) -> dict[str, float]:  # fmt: skip
+    """One optimiser step over the micro-batches of this rank: means are over the counts of all ranks and micro-batches."""
+    micro = [batch.to(accelerator.device) for batch in micro]
+    shares = loss_shares(method, micro, accelerator)
+    totals: dict[str, Tensor] = {}
+    for n, batch in enumerate(micro):
+        sync = nullcontext() if n == len(micro) - 1 or accelerator.num_processes == 1 else trainable.no_sync()
+        with sync, accelerator.autocast():
+            losses = trainable(batch)
+            if set(losses) != set(weights):
+                raise ValueError(f"recipe gives losses {sorted(losses)}, WEIGHTS names {sorted(weights)}")
+            share = {name: shares[n].get(name, 1.0 / len(micro)) for name in losses}
+            loss = sum(weights[name] * share[name] * value for name, value in losses.items() if weights[name])
+        check_finite(losses, batch)
+        accelerator.backward(loss)
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + value.detach().float() * share[name]
+    norm = nn.utils.clip_grad_norm_(method.parameters(), config.clip_grad if config.clip_grad > 0 else math.inf)
+    if not torch.isfinite(norm):
+        raise Refused(f"gradient is not finite; volumes of this step: {', '.join(id for batch in micro for id in batch.ids)}")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    mean = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
+    return {"loss": sum(weights[n] * v for n, v in mean.items())} | mean | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+
+
+def loss_shares(method: nn.Module, micro: list[Batch], accelerator) -> list[dict[str, float]]:
+    """Factor of each micro-batch's local mean so that the sum over micro-batches, averaged over ranks, is the mean over everything."""
+    if not hasattr(method, "counts") or (len(micro) == 1 and accelerator.num_processes == 1):
+        return [{} for _ in micro]
+    local = [{name: float(count) for name, count in method.counts(batch).items()} for batch in micro]
+    shares = []
+    total = {}
+    for name in local[0]:
+        here = torch.tensor(sum(c[name] for c in local), dtype=torch.float64, device=accelerator.device)
+        total[name] = max(float(accelerator.reduce(here, "sum")), 1e-12)
+    for counts in local:
+        shares.append({name: count * accelerator.num_processes / total[name] for name, count in counts.items()})
+    return shares
+
+
+def gather(x: Tensor, *, accelerator) -> Tensor:
+    """Joins a tensor over ranks along the first axis, with gradient; shorter later axes are zero-padded (integers with -1)."""
+    if accelerator.num_processes == 1:
+        return x
+    shape = torch.tensor(x.shape, device=x.device)
+    shapes = [torch.zeros_like(shape) for _ in range(accelerator.num_processes)]
+    dist.all_gather(shapes, shape)
+    largest = torch.stack(shapes).amax(0)
+    padding = [p for size, want in reversed(list(zip(x.shape, largest.tolist(), strict=True))) for p in (0, want - size)]
+    padded = nn.functional.pad(x.int() if x.dtype == torch.bool else x, padding, value=0 if x.is_floating_point() or x.dtype == torch.bool else -1)
+    if x.is_floating_point():
+        from torch.distributed.nn.functional import all_gather
+
+        parts = all_gather(padded.contiguous())
+    else:
+        parts = [torch.empty_like(padded) for _ in shapes]
+        dist.all_gather(parts, padded.contiguous())
+    joined = torch.cat([part[: int(s[0])] for part, s in zip(parts, shapes, strict=True)])
+    return joined.bool() if x.dtype == torch.bool else joined
+
+
+def batches(items: Items, ids: list[str], config: Config, *, start: int, accelerator, processes: int):
+    """Endless lists of this rank's micro-batches from step `start` on; the order of volumes is a pure function of (seed, step)."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    share = config.batch_size // world
+    if share * world != config.batch_size or share == 0:
+        raise ValueError(f"batch_size {config.batch_size} is not a multiple of {world} processes")
+    keys = KeyList(items.store, ids, config, start=start, rank=rank, world=world)
+    loader = torch.utils.data.DataLoader(
+        items, batch_sampler=keys, collate_fn=partial(collate, max_sentences=config.max_sentences), num_workers=processes,
+        persistent_workers=processes > 0, multiprocessing_context="forkserver" if processes else None,
+    )  # fmt: skip
+    stream = iter(loader)
+    while True:
+        yield [next(stream) for _ in range(config.accumulate)]
+
+
+class KeyList(torch.utils.data.Sampler):
+    """(id, epoch) keys of every micro-batch of one rank. Per epoch each study gives one reconstruction, studies in random order.
+
+    Two reconstructions of a study share a report and so would be false negatives: one is drawn per epoch.
+    """
+
+    def __init__(self, store: Store, ids: list[str], config: Config, *, start: int, rank: int = 0, world: int = 1):
+        table = store.table.loc[ids]
+        self.studies = [sorted(group.index) for _, group in sorted(table.groupby("study"), key=lambda pair: pair[0])]
+        self.config, self.start, self.rank, self.world = config, start, rank, world
+
+    def __iter__(self):
+        config, share = self.config, self.config.batch_size // self.world
+        stream = self.keys()
+        for _ in range(self.start * config.accumulate):
+            for _ in range(config.batch_size):
+                next(stream)
+        while True:
+            joined = [next(stream) for _ in range(config.batch_size)]
+            yield joined[self.rank * share : (self.rank + 1) * share]
+
+    def keys(self):
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            for study in rng.permutation(len(self.studies)):
+                volumes = self.studies[study]
+                yield volumes[int(rng.integers(len(volumes)))], epoch
+            epoch += 1
+
+
+def make_accelerator(config: Config):
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[config.precision])
+
+
+def make_optimizer(method: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """AdamW; no decay on biases, norms and single tokens.  Source: ASAP section 4.1 (1.5e-4, 0.05, betas 0.9 / 0.95)."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1 and p.shape[0] > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1 or p.shape[0] == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> None:
+    """Linear warm-up, then half a cosine to zero."""
+    warm = max(1, round(config.warmup * config.steps))
+    rate = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * rate
+
+
+def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
+    bad = [name for name, value in losses.items() if not torch.isfinite(value)]
+    if bad:
+        raise Refused(f"loss {', '.join(bad)} is not finite; volumes of this step: {', '.join(batch.ids)}")
+
+
+def training_ids(store: Store) -> list[str]:
+    return store.table.index[store.table["split"] == "train"].tolist()
+
+
+def recipe_module(name: str):
+    """The module recipes/<name>.py.  Raises: ValueError listing the recipes."""
+    known = recipes()
+    if name not in known:
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(known)}")
+    return import_module(f"asapkit.recipes.{name}")
+
+
+def recipes() -> list[str]:
+    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("[a-z]*.py"))
+
+
+def prepare_run(run: Path, recipe: str, config: Config, options: dict, weights: dict, *, resume: bool, lead: bool) -> dict | None:
+    """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
+    said = {"recipe": recipe, "options": options, "weights": weights}
+    if (run / "config.json").exists():
+        before = Config.load(run / "config.json")
+        if before != config or json.loads((run / "method.json").read_text()) != json.loads(json.dumps(said)):
+            raise Refused(f"{run}: holds a run with other settings; choose another folder or delete it")
+        if not resume and (run / "state.pt").exists():
+            raise Refused(f"{run}: holds a run already; resume it or choose another folder")
+    elif lead:
+        run.mkdir(parents=True, exist_ok=True)
+        config.save(run / "config.json")
+        (run / "method.json").write_text(json.dumps(said, indent=1) + "\n")
+    return checkpoint.load_state(run) if resume and (run / "state.pt").exists() else None
+
+
+def report_effective_batch(config: Config, accelerator, recipe: str) -> None:
+    world = accelerator.num_processes
+    log.info(
+        "recipe %s: effective batch %d = %d per process x %d processes x %d accumulated; %s, %s", recipe, config.batch_size * config.accumulate,
+        config.batch_size // world, world, config.accumulate, accelerator.device, config.precision,
+    )  # fmt: skip
+
+
+def make_tracker(run: Path):
+    """TensorBoard event files inside the run folder: read offline, sent nowhere."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run / "tensorboard")

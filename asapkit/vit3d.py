@@ -1,0 +1,258 @@
+"""3-D vision transformer: patches, sin-cos positions for any grid, encoder, image decoder. Parameter names follow MAE's where they mean the same.
+
+Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencoders (2111.06377) for the asymmetric encoder and decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asapkit.config import Config
+
+WINDOWS_HU = ((-1000.0, -200.0), (-150.0, 250.0), (150.0, 1000.0))
+"""Lung, soft tissue and bone: the three views of the `windows` stem."""
+
+
+def patchify(image: Float[Tensor, "B 1 X Y Z"], patch: tuple[int, int, int]) -> Float[Tensor, "B N P"]:
+    """Non-overlapping patches in row-major x, y, z order; voxels inside a patch likewise."""
+    px, py, pz = patch
+    return rearrange(
+        image,
+        "b 1 (gx px) (gy py) (gz pz) -> b (gx gy gz) (px py pz)",
+        px=px,
+        py=py,
+        pz=pz,
+    )
+
+
+def unpatchify(
+    patches: Float[Tensor, "B N P"],
+    grid: tuple[int, int, int],
+    patch: tuple[int, int, int],
+) -> Float[Tensor, "B 1 X Y Z"]:
+    """Inverse of `patchify`."""
+    (gx, gy, gz), (px, py, pz) = grid, patch
+    return rearrange(
+        patches,
+        "b (gx gy gz) (px py pz) -> b 1 (gx px) (gy py) (gz pz)",
+        gx=gx,
+        gy=gy,
+        gz=gz,
+        px=px,
+        py=py,
+        pz=pz,
+    ).contiguous()
+
+
+def sincos_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:
+    """Fixed sin-cos code of every patch: `width // 6` frequencies per axis, [sin x, cos x, sin y, cos y, sin z, cos z], zeros where 6 does not divide.
+
+    Source: the released model's code at a 14 x 14 x 14 grid; here for any grid.
+    """
+    n = width // 6
+    omega = 1.0 / 10000 ** (torch.arange(n, dtype=torch.float64) / n)
+    axes = torch.meshgrid(*(torch.arange(g, dtype=torch.float64) for g in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * omega for axis in axes]
+    code = torch.cat([part for a in angles for part in (a.sin(), a.cos())], dim=1)
+    return F.pad(code, (0, width - code.shape[1])).float()
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class WindowStem(nn.Module):
+    """Patch-local convolutional features on three HU windows, mean- and max-pooled over the patch: small lesions stay visible in it.
+
+    Sees one patch at a time, so a hidden voxel cannot reach a visible patch.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        low, high = config.window_hu
+        bounds = torch.tensor(WINDOWS_HU).sub(low).div(high - low).mul(2).sub(1)  # in network units
+        self.register_buffer("bounds", bounds, persistent=False)
+        self.patch = config.patch
+        self.conv1 = nn.Conv3d(3, 16, 3, padding=1)
+        self.conv2 = nn.Conv3d(16, 32, 3, stride=(2, 2, 1), padding=1)
+        self.proj = nn.Linear(64, config.width)
+
+    def forward(self, patches: Float[Tensor, "B V P"]) -> Float[Tensor, "B V D"]:
+        low, high = (
+            self.bounds[:, 0].view(3, 1, 1, 1),
+            self.bounds[:, 1].view(3, 1, 1, 1),
+        )
+        voxels = patches.reshape(-1, 1, *self.patch)
+        windows = ((voxels - low) / (high - low)).clamp(0, 1) * 2 - 1
+        x = F.gelu(self.conv2(F.gelu(self.conv1(windows)))).flatten(2)
+        return self.proj(torch.cat([x.mean(2), x.amax(2)], dim=1)).unflatten(0, patches.shape[:2])
+
+
+class Encoder(nn.Module):
+    """ViT over CT patches with a class token and fixed positions; hidden patches are never computed.
+
+    `tokens` and `hidden` are what the rest of the house asks of every encoder.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.grid, self.patch, self.width, self.contract = (
+            config.grid,
+            config.patch,
+            config.width,
+            config.contract,
+        )
+        self.embed = nn.Linear(int(torch.tensor(config.patch).prod()), config.width)
+        self.stem = WindowStem(config) if config.stem == "windows" else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.register_buffer(
+            "positions",
+            sincos_positions(config.grid, config.width) * config.position_scale,
+            persistent=False,
+        )
+        self.apply(initialise)
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def stem_tokens(
+        self,
+        image: Float[Tensor, "B 1 X Y Z"],
+        visible: Int[Tensor, "B V"] | None = None,
+    ) -> Float[Tensor, "B V D"]:
+        """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all."""
+        patches = patchify(image, self.patch)
+        positions = self.positions.expand(len(image), -1, -1)
+        if visible is not None:
+            patches, positions = take(patches, visible), take(positions, visible)
+        x = self.embed(patches)
+        return positions + (x if self.stem is None else x + self.stem(patches))
+
+    def forward(
+        self,
+        image: Float[Tensor, "B 1 X Y Z"],
+        visible: Int[Tensor, "B V"] | None = None,
+    ) -> Float[Tensor, "B M D"]:
+        """Class token and visible (or all) patch tokens after the final norm: (B, 1 + V, D)."""
+        return self.norm(self.layers(image, visible)[-1])
+
+    def layers(
+        self,
+        image: Float[Tensor, "B 1 X Y Z"],
+        visible: Int[Tensor, "B V"] | None = None,
+    ) -> list[Tensor]:
+        """Class and patch tokens before the first block and after each block: depth + 1 tensors (B, 1 + V, D)."""
+        x = self.stem_tokens(image, visible)
+        states = [torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return states
+
+    def tokens(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N D"]:
+        """Patch tokens of the last block after the final norm, nothing hidden."""
+        return self(image)[:, 1:]
+
+    def hidden(self, image: Float[Tensor, "B 1 X Y Z"], layers: tuple[int, ...]) -> list[Float[Tensor, "B N D"]]:
+        """Patch tokens of the residual stream after the given blocks (0-based; -1 is the last)."""
+        states = self.layers(image)[1:]
+        return [states[i][:, 1:] for i in layers]
+
+
+class Decoder(nn.Module):
+    """Image decoder over visible tokens and mask tokens; also gives the token state after each block (AKI reads the second).
+
+    Source: ASAP section 3.1; released model: 4 blocks, 16 heads.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.embed = nn.Linear(config.width, config.decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
+        self.blocks = nn.ModuleList(Block(config.decoder_width, config.decoder_heads) for _ in range(config.decoder_depth))
+        self.norm = nn.LayerNorm(config.decoder_width, eps=1e-6)
+        self.pred = nn.Linear(config.decoder_width, int(torch.tensor(config.patch).prod()))
+        self.register_buffer(
+            "positions",
+            sincos_positions(config.grid, config.decoder_width) * config.position_scale,
+            persistent=False,
+        )
+        self.apply(initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"]) -> tuple[Float[Tensor, "B N P"], list[Tensor]]:
+        """Predicted patches, and patch states (B, N, decoder width) after each block. `latent` starts with the class token."""
+        x = self.embed(latent)
+        full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
+        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
+        x = torch.cat([x[:, :1], full + self.positions], dim=1)
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x[:, 1:])
+        return self.pred(self.norm(x)[:, 1:]), states
+
+
+def take(x: Float[Tensor, "B N D"], index: Int[Tensor, "B V"]) -> Float[Tensor, "B V D"]:
+    """Rows of each volume by its own indices."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier-uniform linears with zero bias, as MAE."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def load_mae_blocks(encoder: Encoder, state: dict[str, Tensor]) -> list[str]:
+    """Copies `blocks.*` and `norm.*` of a 2-D MAE ViT (ImageNet) into the encoder; returns the keys of `state` that were not used.
+
+    Raises: ValueError naming the first key that is missing or of another shape. Nothing is copied then.
+    Source: methods.md E1 (only blocks and norm transfer from 2-D; patch embedding, positions and decoder start fresh).
+    """
+    wanted = {k: v for k, v in encoder.state_dict().items() if k.startswith(("blocks.", "norm."))}
+    for key, value in wanted.items():
+        if key not in state:
+            raise ValueError(f"MAE weights lack {key}")
+        if state[key].shape != value.shape:
+            raise ValueError(f"MAE weights: {key} is {tuple(state[key].shape)}, the encoder wants {tuple(value.shape)}")
+    encoder.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    return sorted(set(state) - set(wanted))
