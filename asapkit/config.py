@@ -133,9 +133,9 @@ SCALES: dict[str, dict] = {
         max_tokens=256, top_k=(1, 2, 4), batch_size=4, steps=4, lr=1e-3,
     ),
     "small": dict(
-        spacing_mm=(3.5, 3.5, 7.0), crop=(96, 72, 40), patch=(8, 8, 4), width=128, depth=4, heads=4,
-        decoder_width=96, decoder_depth=2, decoder_heads=4, align_width=96, word_width=96, word_depth=2, word_heads=4,
-        stem="windows", position_scale=0.2, max_tokens=320, hide=0.5, hide_air_first=True, top_k=(2, 4, 8),
+        spacing_mm=(3.5, 3.5, 7.0), crop=(96, 72, 40), patch=(8, 8, 4), width=96, depth=4, heads=4,
+        decoder_width=64, decoder_depth=2, decoder_heads=4, align_width=96, word_width=96, word_depth=2, word_heads=4,
+        stem="windows", position_scale=0.2, max_tokens=320, hide=0.7, hide_air_first=True, top_k=(2, 4, 8),
         batch_size=16, steps=200, lr=1e-3,
     ),
     "base": dict(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), patch=(16, 16, 8), batch_size=14, steps=100_000),

@@ -110,8 +110,8 @@ class WindowStem(nn.Module):
         bounds = torch.tensor(WINDOWS_HU).sub(low).div(high - low).mul(2).sub(1)  # in network units
         self.register_buffer("bounds", bounds, persistent=False)
         self.patch = config.patch
-        self.conv1 = nn.Conv3d(3, 16, 3, padding=1)
-        self.conv2 = nn.Conv3d(16, 32, 3, stride=(2, 2, 1), padding=1)
+        self.conv1 = nn.Conv3d(3, 16, 3, stride=(2, 2, 1), padding=1)
+        self.conv2 = nn.Conv3d(16, 32, 3, stride=2, padding=1)
         self.proj = nn.Linear(64, config.width)
 
     def forward(self, patches: Float[Tensor, "B V P"]) -> Float[Tensor, "B V D"]:
