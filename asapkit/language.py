@@ -40,6 +40,29 @@ def tokenizer(name: str):
         raise ValueError(f"text_encoder {name!r}: no tokenizer there; give 'minilm', a local folder, or a hub name while online") from error
 
 
+def load_text_model(name: str) -> nn.Module:
+    """A BERT without its pooling layer, which nothing here reads.
+
+    Raises: ValueError in one line when the folder or hub name cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoModel, BertModel
+    from transformers.utils import logging
+
+    source, said = text_source(name), logging.get_verbosity()
+    logging.set_verbosity_error()  # the report about the unused pooling layer
+    logging.disable_progress_bar()
+    try:
+        bert = (
+            source == CXR_BERT or AutoConfig.from_pretrained(source).model_type == "bert"
+        )  # CXR-BERT's own class needs remote code; its weights are a BERT's
+        return BertModel.from_pretrained(source, add_pooling_layer=False) if bert else AutoModel.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text_encoder {name!r}: no model there; give 'minilm', a local folder, or a hub name while online") from error
+    finally:
+        logging.set_verbosity(said)
+        logging.enable_progress_bar()
+
+
 class TextEncoder(nn.Module):
     """A frozen BERT: always in eval mode and without gradients (`dropout=True` keeps its dropout, as the released training did).
 
@@ -48,12 +71,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, name: str, *, dropout: bool = False, remember: bool = False):
         super().__init__()
-        from transformers import AutoConfig, AutoModel, BertModel
-
-        source = text_source(name)
-        kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type if name != "cxr-bert" else "bert"
-        loader = BertModel if kind == "bert" else AutoModel
-        self.bert = loader.from_pretrained(source, **({"add_pooling_layer": False} if kind == "bert" else {}))
+        self.bert = load_text_model(name)
         self.width = self.bert.config.hidden_size
         self.dropout, self.remember = dropout, remember
         self.memory: dict[bytes, Tensor] = {}

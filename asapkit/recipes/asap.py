@@ -166,7 +166,7 @@ class Method(nn.Module):
         s, mix = objectives.unit(sentence[real]), mixture[real]
         similarity = torch.einsum("le,bve->lbv", s, objectives.unit(patches))
         allowed = None if gate is None else torch.einsum("lo,bvo->lbv", gate[1][real].float(), gate[0].float()) > 0
-        chosen = self.selector.weights(similarity, mix.unsqueeze(1), allowed=allowed)
+        chosen = self.selector.weights(similarity, mix.unsqueeze(1).expand(-1, len(patches), -1), allowed=allowed)
         evidence = torch.einsum("lbv,bve->lbe", chosen, patches.float())
         logits = torch.einsum("le,lbe->lb", s, objectives.unit(evidence)) / self.temperature
         weight = (1.0 / real.sum(1, keepdim=True).clamp(min=1)).expand(real.shape)[real]

@@ -1,0 +1,35 @@
+"""Hidden patches and words: exact shares, only real words, air first."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asapkit.masking import hidden_patches, hidden_words, visible_patches
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(4, 60), seed=st.integers(0, 99))
+def test_exactly_the_lowest_draws_are_visible(n, seed):
+    order = torch.rand(3, n, generator=torch.Generator().manual_seed(seed))
+    visible = visible_patches(order, visible=n // 4)
+    for b in range(3):
+        assert visible[b].tolist() == sorted(sorted(range(n), key=lambda p: order[b, p].item())[: n // 4])
+    hidden = hidden_patches(visible, n)
+    assert (hidden.sum(1) == n - n // 4).all() and not hidden.gather(1, visible).any()
+
+
+def test_air_is_seen_only_when_the_body_runs_out():
+    order = torch.rand(1, 10, generator=torch.Generator().manual_seed(0))
+    air = torch.arange(10).expand(1, 10) >= 4
+    assert visible_patches(order, visible=4, last=air).tolist() == [[0, 1, 2, 3]]
+    assert set(range(4)) < set(visible_patches(order, visible=6, last=air)[0].tolist())
+
+
+def test_only_real_words_are_hidden_and_in_the_exact_share():
+    order = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(20).expand(2, 20) < torch.tensor([[18], [9]])
+    special = torch.zeros_like(real)
+    special[:, 0] = True
+    hidden = hidden_words(order, real, special, share=0.75)
+    assert hidden.sum(1).tolist() == [13, 6]  # round(.75 x 17), round(.75 x 8)
+    assert not (hidden & (~real | special)).any()

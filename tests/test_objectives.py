@@ -1,0 +1,151 @@
+"""Every loss against a loop written from its equation, and the invariances that the equations imply."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asapkit import objectives
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_reconstruction_is_the_mean_over_hidden_voxels():
+    predicted, target, hidden = rand(2, 5, 3), rand(2, 5, 3, seed=1), torch.tensor([[1, 0, 1, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    total, count = 0.0, 0
+    for b in range(2):
+        for n in range(5):
+            if hidden[b, n]:
+                total += sum((predicted[b, n, p] - target[b, n, p]).item() ** 2 for p in range(3)) / 3
+                count += 1
+    assert objectives.reconstruction(predicted, target, hidden).item() == pytest.approx(total / count, rel=1e-6)
+
+
+def test_the_released_reconstruction_is_the_hidden_share_of_ours():
+    predicted, target = rand(2, 8, 3), rand(2, 8, 3, seed=1)
+    hidden = torch.arange(8).expand(2, 8) < 6
+    ours, released = objectives.reconstruction(predicted, target, hidden), objectives.reconstruction(predicted, target, hidden, on="all")
+    assert released.item() == pytest.approx(0.75 * ours.item(), rel=1e-6)
+
+
+def test_normalised_pixels_do_not_depend_on_a_patch_offset_or_gain():
+    predicted, target, hidden = rand(1, 4, 16), rand(1, 4, 16, seed=1), torch.ones(1, 4, dtype=torch.bool)
+    a = objectives.reconstruction(predicted, target, hidden, norm_pixels=True)
+    b = objectives.reconstruction(predicted, 3 * target + 7, hidden, norm_pixels=True)
+    assert a.item() == pytest.approx(b.item(), rel=1e-3)
+
+
+def test_organ_proportions_against_a_loop_over_volumes_patches_and_organs():
+    logits, share = rand(3, 4, 9), torch.rand(3, 4, 9, generator=torch.Generator().manual_seed(2))
+    has = torch.tensor([True, False, True])
+    total = 0.0
+    for b in (0, 2):
+        for n in range(4):
+            for o in range(9):
+                p = 1 / (1 + math.exp(-logits[b, n, o].item()))
+                y = share[b, n, o].item()
+                total -= y * math.log(p) + (1 - y) * math.log(1 - p)
+    assert objectives.organ_proportions(logits, share, has).item() == pytest.approx(total / (2 * 4), rel=1e-5)
+    mean = objectives.organ_proportions(logits, share, has, reduction="mean").item()
+    assert mean == pytest.approx(total / (2 * 4 * 9), rel=1e-5)
+
+
+def align_by_loop(sentence, evidence, real, meaning, tau, *, pad_columns, mean):
+    def cos(a, b):
+        return (a @ b / (a.norm() * b.norm())).item()
+
+    per_report, every = [], []
+    for b in range(len(real)):
+        terms = []
+        for s in range(real.shape[1]):
+            if not real[b, s]:
+                continue
+            row, column = [], []
+            for t in range(real.shape[1]):
+                negative = t == s or ((real[b, t] or pad_columns) and meaning[b, t] != meaning[b, s])
+                if negative:
+                    row.append(cos(sentence[b, s], evidence[b, t]) / tau)
+                    column.append(cos(sentence[b, t], evidence[b, s]) / tau)
+            own = cos(sentence[b, s], evidence[b, s]) / tau
+            terms.append(math.log(sum(map(math.exp, row))) + math.log(sum(map(math.exp, column))) - 2 * own)
+        if terms:
+            per_report.append(sum(terms) / len(terms))
+            every += terms
+    return sum(per_report) / len(per_report) if mean == "report" else sum(every) / len(every)
+
+
+@pytest.mark.parametrize("mean", ["report", "batch"])
+@pytest.mark.parametrize("pad_columns", [False, True])
+def test_align_in_report_against_a_loop(mean, pad_columns):
+    sentence, evidence = rand(3, 4, 6), rand(3, 4, 6, seed=1)
+    real = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    meaning = torch.tensor([[0, 1, 0, 2], [3, 4, -1, -1], [-1, -1, -1, -1]])
+    ours = objectives.align_in_report(sentence, evidence, real, meaning=meaning, temperature=0.2, pad_columns=pad_columns, mean=mean)
+    assert ours.item() == pytest.approx(align_by_loop(sentence, evidence, real, meaning, 0.2, pad_columns=pad_columns, mean=mean), rel=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(extra=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_empty_sentence_slots_change_the_released_alignment_but_not_ours(extra, seed):
+    sentence, evidence, real = rand(2, 3, 6, seed=seed), rand(2, 3, 6, seed=seed + 1), torch.ones(2, 3, dtype=torch.bool)
+    grown = [torch.cat([x, torch.zeros(2, extra, 6)], dim=1) for x in (sentence, evidence)]
+    more = torch.cat([real, torch.zeros(2, extra, dtype=torch.bool)], dim=1)
+    assert objectives.align_in_report(*grown, more).item() == pytest.approx(objectives.align_in_report(sentence, evidence, real).item(), rel=1e-5)
+    released = [objectives.align_in_report(*x, pad_columns=True).item() for x in ((sentence, evidence, real), (*grown, more))]
+    assert abs(released[0] - released[1]) > 1e-6
+
+
+def test_sentences_that_mean_the_same_are_no_negatives():
+    sentence = rand(1, 2, 6).expand(1, 2, 6).clone()
+    sentence[0, 1] = sentence[0, 0]
+    loss = objectives.align_in_report(sentence, sentence, torch.ones(1, 2, dtype=torch.bool), meaning=torch.zeros(1, 2, dtype=torch.long))
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_contrast_over_images_against_a_loop():
+    own, meaning = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([7, 8, 7, 9, 10])
+    logits, weight = rand(5, 3), torch.tensor([0.5, 0.5, 1.0, 0.5, 0.5])
+    total = 0.0
+    for s in range(5):
+        free = [b for b in range(3) if b == own[s] or not any(own[t] == b and meaning[t] == meaning[s] for t in range(5))]
+        over_images = math.log(sum(math.exp(logits[s, b]) for b in free))
+        image = int(own[s])
+        stated = {int(meaning[t]) for t in range(5) if own[t] == image}
+        others = [t for t in range(5) if int(meaning[t]) not in stated]
+        over_sentences = math.log(sum(math.exp(logits[t, image]) for t in [s, *others]))
+        total += weight[s].item() * (over_images + over_sentences - 2 * logits[s, image].item())
+    ours = objectives.align_over_images(logits, own, meaning, weight=weight)
+    assert ours.item() == pytest.approx(total / weight.sum().item(), rel=1e-5)
+
+
+def test_contrast_over_one_image_is_zero():
+    loss = objectives.align_over_images(rand(3, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), weight=torch.ones(3))
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_words_against_a_loop_and_targets_outside_the_vocabulary():
+    logits, target = rand(4, 5), torch.tensor([2, -1, 0, 4])
+    rows = [math.log(sum(math.exp(x) for x in logits[n])) - logits[n, target[n]].item() for n in (0, 2, 3)]
+    assert objectives.words(logits, target).item() == pytest.approx(sum(rows) / 3, rel=1e-5)
+    assert objectives.words(logits, torch.full((4,), -1)).item() == 0.0
+
+
+def test_unknown_labels_have_no_gradient():
+    logits = rand(2, 3).requires_grad_()
+    labels = torch.tensor([[1.0, 0.0, -1.0], [-1.0, -1.0, 1.0]])
+    loss = objectives.labels_bce(logits, labels)
+    loss.backward()
+    assert (logits.grad[labels < 0] == 0).all() and (logits.grad[labels >= 0] != 0).all()
+    known = [(logits[b, f].item(), labels[b, f].item()) for b, f in ((0, 0), (0, 1), (1, 2))]
+    expected = sum(math.log(1 + math.exp(-x)) if y else math.log(1 + math.exp(x)) for x, y in known) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_zero_vector_has_a_bounded_gradient():
+    x = torch.zeros(1, 4, requires_grad=True)
+    objectives.cosine(x, torch.ones(1, 4)).sum().backward()
+    assert x.grad.abs().max() <= 1e6

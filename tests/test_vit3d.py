@@ -1,0 +1,84 @@
+"""Patches, positions, and that a hidden voxel never reaches a visible feature."""
+
+import numpy as np
+import pytest
+import torch
+from made import made_batch
+
+from asapkit.config import Config
+from asapkit.masking import hidden_patches, visible_patches
+from asapkit.vit3d import Decoder, Encoder, load_mae_blocks, patchify, sincos_positions, take, unpatchify
+
+
+def test_patches_are_row_major_x_y_z_by_loop():
+    image, patch = torch.randn(1, 1, 6, 4, 6), (3, 2, 2)
+    patches = patchify(image, patch)
+    n = 0
+    for x in range(2):
+        for y in range(2):
+            for z in range(3):
+                block = image[0, 0, 3 * x : 3 * x + 3, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2]
+                assert torch.equal(patches[0, n], block.reshape(-1))
+                n += 1
+    assert torch.equal(unpatchify(patches, (2, 2, 3), patch), image)
+
+
+def test_positions_by_their_formula_and_all_distinct():
+    grid, width = (3, 2, 4), 50
+    code = sincos_positions(grid, width)
+    frequencies = 1.0 / 10000 ** (np.arange(8) / 8)
+    for x, y, z in ((0, 0, 0), (2, 1, 3), (1, 0, 2)):
+        expected = np.concatenate([f(axis * frequencies) for axis in (x, y, z) for f in (np.sin, np.cos)])
+        assert np.allclose(code[(x * 2 + y) * 4 + z, :48], expected, atol=1e-6)
+    assert (code[:, 48:] == 0).all()
+    assert len({tuple(row.tolist()) for row in code}) == 24
+
+
+@pytest.mark.parametrize("stem", ["linear", "windows"])
+def test_hidden_voxels_never_reach_visible_features(stem):
+    config = Config.at("toy", stem=stem)
+    batch = made_batch(config)
+    torch.manual_seed(0)
+    encoder = Encoder(config)
+    visible = visible_patches(batch.patch_order, visible=config.visible)
+    image = batch.image.clone().requires_grad_()
+    encoder(image, visible).square().sum().backward()
+    reached = patchify(image.grad, config.patch).abs().sum(-1) > 0
+    assert torch.equal(reached, ~hidden_patches(visible, config.patches))
+
+
+@pytest.mark.parametrize("stem", ["linear", "windows"])
+def test_the_visible_subset_is_the_whole_when_everything_is_visible(stem):
+    config = Config.at("toy", stem=stem)
+    batch = made_batch(config)
+    encoder = Encoder(config).eval()
+    everything = torch.arange(config.patches).expand(3, -1)
+    assert torch.allclose(encoder(batch.image), encoder(batch.image, everything), atol=1e-6)
+    assert torch.allclose(encoder.tokens(batch.image), encoder(batch.image)[:, 1:])
+    assert torch.equal(encoder.hidden(batch.image, (-1,))[0], encoder.layers(batch.image)[-1][:, 1:])
+
+
+def test_the_decoder_puts_visible_tokens_back_in_their_places():
+    config = Config.at("toy")
+    decoder = Decoder(config)
+    for block in decoder.blocks:  # blocks that do nothing
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.mlp.fc2.weight)
+    visible = torch.tensor([[3, 7, 11]])
+    latent = torch.randn(1, 4, config.width)
+    _, states = decoder(latent, visible)
+    placed = states[-1] - decoder.positions
+    assert torch.allclose(take(placed, visible), decoder.embed(latent)[:, 1:], atol=1e-5)
+    others = [n for n in range(config.patches) if n not in (3, 7, 11)]
+    assert torch.allclose(placed[0, others], decoder.mask_token[0].expand(len(others), -1), atol=1e-5)
+
+
+def test_mae_blocks_are_copied_whole_or_not_at_all():
+    config = Config.at("toy")
+    encoder, other = Encoder(config), Encoder(config)
+    state = {k: v for k, v in other.state_dict().items() if k.startswith(("blocks.", "norm."))} | {"patch_embed.proj.weight": torch.zeros(1)}
+    assert load_mae_blocks(encoder, state) == ["patch_embed.proj.weight"]
+    assert torch.equal(encoder.blocks[1].mlp.fc2.weight, other.blocks[1].mlp.fc2.weight)
+    del state["blocks.0.attn.qkv.bias"]
+    with pytest.raises(ValueError, match="lack blocks.0.attn.qkv.bias"):
+        load_mae_blocks(Encoder(config), state)
