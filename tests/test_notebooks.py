@@ -1,0 +1,126 @@
+"""Every notebook keeps the manners of the house, and runs from top to bottom at scale toy."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from asapkit import parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_CODE_CELLS, MAX_CODE_LINES, MAX_SECONDS = 12, 80, 25
+EVERY = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def cells(path: Path, kind: str = "code") -> list:
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+def code(path: Path) -> str:
+    """All code without magics, so that it can be parsed."""
+    return "\n".join(re.sub(r"^\s*[%!].*$", "pass", c.source, flags=re.M) for c in cells(path))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@EVERY
+def test_names_number_the_order(path):
+    assert re.fullmatch(r"\d\d(_[a-z0-9]+)+", path.stem), "NN_verb_object.ipynb"
+
+
+@EVERY
+def test_committed_without_outputs(path):
+    for cell in cells(path):
+        assert not cell.outputs, "nbstripout removes outputs"
+        assert cell.execution_count is None
+
+
+@EVERY
+def test_the_first_cell_asks_and_shows(path):
+    """Question as title, what is read, what is written, and the committed figure, so that it is seen on the web."""
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# .+\?", first.source), "the title is a question"
+    pictures = re.findall(r"!\[[^\]]*\]\((\.\./figures/[^)]+\.png)\)", first.source)
+    assert pictures, "the figure: ![](../figures/NN_name.png)"
+    assert all(Path(p).name.startswith(path.stem[:2]) for p in pictures)
+    for word in ("read", "writ"):
+        assert word in first.source.lower(), "what is read and what is written"
+
+
+@EVERY
+def test_the_parameters_are_annotated_explained_and_checked(path):
+    """Second cell tagged `parameters`, with scale and out among them; the next one checks names and types."""
+    notebook = nbformat.read(path, as_version=4)
+    assert "parameters" in notebook.cells[1].metadata.get("tags", ()), "the second cell is tagged parameters"
+    known = parameters.read(path)
+    assert known["scale"].annotation == "str"
+    assert known["out"].default == "build"
+    unexplained = [p.name for p in known.values() if not p.meaning]
+    assert not unexplained, f"say what {', '.join(unexplained)} means, after a #"
+    for parameter in known.values():
+        assert parameter.value(parameter.default) == parameter.default, f"the default of {parameter.name} is of its type"
+    assert "workflow.check(globals())" in cells(path)[1].source, "the cell after the parameters checks names and types"
+
+
+@EVERY
+def test_notebooks_call_and_do_not_define(path):
+    blocks = cells(path)
+    lines = [line for c in blocks for line in c.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert len(blocks) <= MAX_CODE_CELLS, f"{len(blocks)} code cells"
+    assert len(lines) <= MAX_CODE_LINES, f"{len(lines)} lines of code"
+    defined = [n.name for n in ast.walk(ast.parse(code(path))) if isinstance(n, ast.ClassDef)]
+    assert not defined, f"class {defined} belongs in the library"
+
+
+@EVERY
+def test_figures_are_saved_and_the_answer_is_computed(path):
+    assert re.search(r"figures\.save\(", code(path)), "ends with figures.save(...)"
+    assert not re.search(r"[\"'](?:/|[A-Z]:\\)\w+/", code(path)), "paths are parameters"
+
+
+def execute(path: Path, folder: Path, *settings: str) -> tuple[subprocess.CompletedProcess, float]:
+    """Plain papermill from a folder of its own, as a reader of the README would."""
+    command = [sys.executable, "-m", "papermill", str(path), str(folder / path.name), "-k", "python3", "--no-progress-bar", *settings]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done, time.perf_counter() - start
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """One working folder for all: what an earlier notebook made (cohort, store, run) is found there by a later one."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.mark.slow
+@EVERY
+def test_runs_at_toy_scale_from_any_folder(path, folder):
+    done, seconds = execute(path, folder, "-p", "scale", "toy")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert seconds < MAX_SECONDS, f"{seconds:.0f} s at scale toy, at most {MAX_SECONDS}"
+    number = path.stem[:2]
+    pictures = sorted((folder / "build").rglob(f"{number}_*.png"))
+    assert pictures, "a figure is saved under `out`"
+    for picture in pictures:
+        assert picture.with_suffix(".csv").is_file(), f"{picture.name} has its numbers beside it"
+    notebook = nbformat.read(folder / path.name, as_version=4)
+    warned = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr" and "Warning" in o.text]
+    assert not warned, warned[0].text
+
+
+@pytest.mark.slow
+def test_a_mistyped_parameter_fails_under_plain_papermill(folder):
+    done, _ = execute(NOTEBOOKS[0], folder, "-p", "scal", "toy")
+    assert done.returncode
+    assert "no parameter 'scal'; did you mean scale?" in done.stderr
