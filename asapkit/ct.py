@@ -27,7 +27,7 @@ Fit = Literal["crop_pad", "resize"]
 
 
 def read(
-    path: Path,
+    path: Path | str,
     *,
     slope: float | None = None,
     intercept: float | None = None,
@@ -103,7 +103,7 @@ def _check_voxels(array: np.ndarray, affine: np.ndarray, name: str) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise Refused(f"{name}: {int((~np.isfinite(array)).sum())} voxels are NaN or infinite; repair or drop the volume")
     if array.min() == array.max():
-        raise Refused(f"{name}: every voxel is {array.flat[0]}; the volume is constant or empty, fetch it again")
+        raise Refused(f"{name}: constant or empty: every voxel is {array.flat[0]}; fetch it again")
     slices, height = array.shape[2], array.shape[2] * float(np.linalg.norm(affine[:3, 2]))
     if slices < MIN_SLICES or height < MIN_HEIGHT_MM:
         raise Refused(
@@ -236,7 +236,7 @@ def resample(
         m = np.maximum(1, np.round(field)).astype(int)
         ratio = target / own
         shift = (n - m * ratio) / 2
-    taps = [_taps(n[a], m[a], ratio=ratio[a], shift=shift[a], smooth=resampler == "clean") for a in range(3)]
+    taps = [_taps(int(n[a]), int(m[a]), ratio=ratio[a], shift=shift[a], smooth=resampler == "clean") for a in range(3)]
     return volume.with_array(_separable(volume.array, taps, window_hu), _scaled(volume.affine, ratio, shift))
 
 
@@ -355,7 +355,7 @@ def fit_affine(
     return moved
 
 
-def save(volume: Volume, path: Path) -> None:
+def save(volume: Volume, path: Path | str) -> None:
     """Write NIfTI (`.nii` or `.nii.gz`) whole or not at all: the same volume gives the same bytes."""
     import nibabel
     from isal import igzip

@@ -17,7 +17,6 @@ import numpy as np
 from asapkit.types import Refused
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-SHORT_AXES = {"x", "y", "z"}
 
 
 @dataclass
@@ -33,7 +32,7 @@ class Raw:
     warnings: tuple[str, ...] = ()
 
 
-def load(path: Path, *, series: str | None = None) -> Raw:
+def load(path: Path | str, *, series: str | None = None) -> Raw:
     """Voxels of any readable file or DICOM folder. `archive.zip#B40f` and `folder#B40f` name a series as `series` does.
 
     Raises: Refused when nothing is there, the format is unknown, or the file is damaged.
@@ -271,7 +270,7 @@ def _dicom(folder: Path, *, title: str, series: str | None) -> Raw:
     raw = _from_itk(image, title)
     affine = np.eye(4)
     first, last = np.asarray(slices[0].position), np.asarray(slices[-1].position)
-    affine[:3, 0] = np.asarray(first.dtype.type(1) * np.asarray(slices[0].orientation[:3])) * slices[0].pixel_mm[0]
+    affine[:3, 0] = np.asarray(slices[0].orientation[:3]) * slices[0].pixel_mm[0]
     affine[:3, 1] = np.asarray(slices[0].orientation[3:]) * slices[0].pixel_mm[1]
     affine[:3, 2] = (last - first) / (len(slices) - 1) if len(slices) > 1 else slices[0].normal
     affine[:3, 3] = first
@@ -284,19 +283,19 @@ def _chosen(groups: dict[str, list[_Slice]], title: str, series: str | None) -> 
     def line(uid: str) -> str:
         return f"[{groups[uid][0].words}] {len(groups[uid])} slices, {uid[-12:]}"
 
-    listed = "; ".join(line(uid) for uid in groups)
+    listed = " | ".join(line(uid) for uid in groups)
     if series is not None:
         named = [uid for uid, s in groups.items() if uid == series or uid.endswith(series) or series.lower() in s[0].words.lower()]
         if len(named) != 1:
-            raise Refused(f"{title}: series={series!r} fits {len(named)} of the series: {listed}")
+            raise Refused(f"{title}: series={series!r} fits {len(named)} of the series: {listed}; name one of them")
         return groups[named[0]]
     axial = {uid: s for uid, s in groups.items() if abs(s[0].normal[2]) > 0.8}
     if not axial:
-        raise Refused(f"{title}: no axial series; there are {listed}")
+        raise Refused(f"{title}: no axial series among: {listed}; give an axial CT")
     most = max(len(s) for s in axial.values())
     largest = [uid for uid, s in axial.items() if len(s) == most]
     if len(largest) > 1:
-        raise Refused(f"{title}: {len(largest)} axial series of the same size; name one as series= or {title}#WORD: {listed}")
+        raise Refused(f"{title}: {len(largest)} axial series of the same size: {listed}; name one as series= or {title}#WORD")
     return axial[largest[0]]
 
 

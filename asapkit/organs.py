@@ -20,7 +20,7 @@ from asapkit.types import ORGANS, Refused, Volume
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
-def read(path: Path, like: Volume, *, labels: dict[int, str] | None = None) -> np.ndarray:
+def read(path: Path | str, like: Volume, *, labels: dict[int, str] | None = None) -> np.ndarray:
     """Organs (X, Y, Z) uint8 on the grid of `like`: 0 background, 1..9 = index in `ORGANS` + 1.
 
     path: a multi-label file, or a folder with one mask file per organ (`heart.nii.gz`; missing organs stay empty). Grids may differ
@@ -153,7 +153,7 @@ def proportions(labels: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
     return (counts.reshape(patches, 10)[:, 1:] / np.prod(patch)).astype(np.float32)
 
 
-def segment(scan_path: Path, out_folder: Path, *, program: str = "TotalSegmentator", device: str = "gpu", fast: bool = False) -> Path:
+def segment(scan_path: Path | str, out_folder: Path | str, *, program: str = "TotalSegmentator", device: str = "gpu", fast: bool = False) -> Path:
     """Nine organs of a CT file through the TotalSegmentator of another environment; returns the multi-label file that `read` takes.
 
     program: its path, or a name on the search path. It runs as a process of its own: its packages would replace ours. Usage

@@ -1,0 +1,177 @@
+"""Readers give every good row as a scan and every bad one with its reason, whatever the download kept of the layout."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from asapkit.datasets import Unusable, ct_rate, folder
+from asapkit.types import FINDINGS, Refused, Scan
+
+
+def table(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def volume(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4)), path)
+    return path
+
+
+def cohort(root: Path, *, prefix="", kind="", tables="") -> Path:
+    """Two patients in training, one in validation, as CT-RATE lays them out."""
+    ids = ["train_1_a_1", "train_1_a_2", "train_1_b_1", "train_20_a_1", "valid_3_a_1"]
+    for id in ids:
+        split, number, letter, _ = id.split("_")
+        volume(root / prefix / (split + kind) / f"{split}_{number}" / f"{split}_{number}_{letter}" / f"{id}.nii.gz")
+    for split, reports, labels in (("train", "train_reports", "train_predicted_labels"), ("valid", "validation_reports", "valid_predicted_labels")):
+        names = [f"{id}.nii.gz" for id in ids if id.startswith(split)]
+        base = root / tables
+        text = {"ClinicalInformation_EN": "", "Technique_EN": "x", "Findings_EN": "Lungs are clear.", "Impressions_EN": "Not given."}
+        table(base / f"{reports}.csv", [{"VolumeName": name} | text for name in names])
+        table(base / f"{labels}.csv", [{"VolumeName": name} | {f: int(k == 3) for k, f in enumerate(FINDINGS)} for name in names])
+        meta = {"XYSpacing": "[0.7, 0.8]", "ZSpacing": "1.5", "RescaleSlope": "1", "RescaleIntercept": "-8192", "ConvolutionKernel": "B70f"}
+        table(base / ("train_metadata.csv" if split == "train" else "validation_metadata.csv"), [{"VolumeName": name} | meta for name in names])
+    return root
+
+
+@pytest.mark.parametrize(
+    "prefix, tables", [("", ""), ("dataset", "dataset"), ("dataset", "dataset/multi_abnormality_labels"), ("CT-RATE/dataset", "")]
+)
+def test_ct_rate_is_read_wherever_the_download_put_its_parts(tmp_path, prefix, tables):
+    scans = list(ct_rate.scans(cohort(tmp_path, prefix=prefix, tables=tables)))
+    assert [s.id for s in scans] == ["train_1_a_1", "train_1_a_2", "train_1_b_1", "train_20_a_1", "valid_3_a_1"]
+    first = scans[0]
+    assert (first.patient, first.study, first.split, scans[-1].split) == ("train_1", "train_1_a", "train", "valid")
+    assert (first.findings, first.impression) == ("Lungs are clear.", "")
+    assert first.spacing_mm == (0.7, 0.8, 1.5) and (first.slope, first.intercept) == (1.0, -8192.0) and first.extra["kernel"] == "B70f"
+    assert first.labels == {f: int(k == 3) for k, f in enumerate(FINDINGS)} and first.path.exists()
+
+
+def test_fixed_volumes_hold_hu_and_come_before_the_stored_ones(tmp_path):
+    cohort(tmp_path, kind="_fixed")
+    volume(tmp_path / "train" / "train_1" / "train_1_a" / "train_1_a_1.nii.gz")
+    scans = list(ct_rate.scans(tmp_path))
+    assert len(scans) == 5
+    assert all("fixed" in str(s.path) and s.slope is None and s.intercept is None and s.spacing_mm for s in scans)
+
+
+def test_patient_folders_may_lie_in_the_root_itself(tmp_path):
+    cohort(tmp_path / "x")
+    (tmp_path / "x" / "train").rename(tmp_path / "root")
+    for file in (tmp_path / "x").glob("*.csv"):
+        file.rename(tmp_path / "root" / file.name)
+    kinds = [(type(s), s.id) for s in ct_rate.scans(tmp_path / "root")]
+    assert kinds == [(Scan, "train_1_a_1"), (Scan, "train_1_a_2"), (Scan, "train_1_b_1"), (Scan, "train_20_a_1"), (Unusable, "valid_3_a_1")]
+
+
+def test_layers_of_a_synthetic_cohort_are_attached_where_they_are(tmp_path):
+    cohort(tmp_path)
+    volume(tmp_path / "organs" / "train_1_a_1.nii.gz")
+    volume(tmp_path / "truth" / "train_1_a_1.nii.gz")
+    table(tmp_path / "outcomes.csv", [{"study": "train_1_a", "patient": "train_1", "time_days": 12.5, "event": 1, "severity": ""}])
+    scans = {s.id: s for s in ct_rate.scans(tmp_path)}
+    assert len(scans) == 5
+    assert scans["train_1_a_1"].organs.parent.name == "organs" and scans["train_1_a_1"].truth.parent.name == "truth"
+    assert scans["train_1_b_1"].organs is None and scans["train_1_b_1"].truth is None
+    assert scans["train_1_a_2"].extra["time_days"] == 12.5 and "severity" not in scans["train_1_a_2"].extra
+    assert "time_days" not in scans["train_1_b_1"].extra
+
+
+def test_volumes_without_report_and_reports_without_volume_are_given_with_a_reason(tmp_path):
+    cohort(tmp_path)
+    next(tmp_path.rglob("train_20_a_1.nii.gz")).unlink()
+    volume(tmp_path / "train" / "train_7" / "train_7_a" / "train_7_a_1.nii.gz")
+    found = {s.id: s for s in ct_rate.scans(tmp_path)}
+    assert isinstance(found["train_20_a_1"], Unusable) and "report without a volume" in found["train_20_a_1"].reason
+    assert isinstance(found["train_7_a_1"], Unusable) and "volume without a report" in found["train_7_a_1"].reason
+    assert sum(isinstance(s, Scan) for s in found.values()) == 4
+
+
+def test_what_is_no_ct_rate_is_refused(tmp_path):
+    with pytest.raises(Refused, match="no volumes called like"):
+        list(ct_rate.scans(tmp_path))
+    cohort(tmp_path)
+    table(tmp_path / "train_reports.csv", [{"Name": "x", "Findings_EN": "y"}])
+    with pytest.raises(Refused, match="VolumeName"):
+        list(ct_rate.scans(tmp_path))
+
+
+def test_real_metadata_rows_give_spacing_and_intercept(shared, tmp_path):
+    rows = list(csv.DictReader((shared / "data/text/ct_rate_val_metadata_300.csv").open()))[:40]
+    table(tmp_path / "validation_metadata.csv", rows)
+    table(tmp_path / "validation_reports.csv", [{"VolumeName": r["VolumeName"], "Findings_EN": "x", "Impressions_EN": ""} for r in rows])
+    for row in rows:
+        volume(tmp_path / "valid" / row["VolumeName"])
+    scans = list(ct_rate.scans(tmp_path))
+    assert len(scans) == 40 and all(s.spacing_mm and s.slope == 1.0 and s.intercept in (-1024.0, -8192.0) for s in scans)
+
+
+# ----------------------------------------------------------------------------------------------------------------- folder
+
+
+def test_a_csv_is_read_with_defaults_and_paths_beside_it(tmp_path):
+    volume(tmp_path / "data" / "case 1.nii.gz")
+    (tmp_path / "masks").mkdir()
+    rows = [
+        {"path": "data/case 1.nii.gz", "findings": "A nodule, \"small\".", "impression": "", "organs": "masks", "Lung nodule": "1", "Emphysema": ""},
+        {"path": "data/case 1.nii.gz", "findings": "", "impression": "Normal.", "id": "x", "patient": "p", "study": "s", "split": "valid",
+         "extra:time_days": "3", "slope": "1", "intercept": "-1024", "Lung nodule": "0.0"},
+    ]  # fmt: skip
+    for root in (table(tmp_path / "scans.csv", rows), tmp_path):
+        first, second = folder.scans(root)
+        assert (first.id, first.patient, first.study, first.split) == ("case 1", "case 1", "case 1", "train")
+        assert first.labels == {"Lung nodule": 1, "Emphysema": -1} and first.organs == tmp_path / "masks" and first.slope is None
+        assert (second.id, second.patient, second.study, second.split, second.impression) == ("x", "p", "s", "valid", "Normal.")
+        assert second.labels["Lung nodule"] == 0 and second.extra == {"time_days": 3.0} and second.intercept == -1024.0
+
+
+def test_a_series_of_a_zip_is_named_behind_a_hash(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    (scan,) = folder.scans(table(tmp_path / "s.csv", [{"path": "a.zip#B40f", "findings": "x"}]))
+    assert scan.id == "a_B40f" and scan.path.name == "a.zip#B40f"
+
+
+BAD = {
+    "no path": ({"path": ""}, "path is empty"), "missing": ({"path": "gone.nii.gz"}, "no such volume"),
+    "empty report": ({"findings": " "}, "report is empty"), "not given": ({"findings": "Not given."}, "report is empty"),
+    "separator": ({"id": "a/b"}, "path separator"), "backslash": ({"id": "a\\b"}, "path separator"), "parent": ({"id": ".."}, "path separator"),
+    "duplicate": ({"id": "good"}, "twice"), "label": ({"Emphysema": "yes"}, "Emphysema is 'yes'"),
+    "organs": ({"organs": "none"}, "no such organ masks"), "intercept": ({"intercept": "low"}, "not a number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_row_is_given_with_its_line_and_reason_and_stops_nothing(tmp_path, fault):
+    volume(tmp_path / "a.nii.gz")
+    good = {"path": "a.nii.gz", "findings": "x", "id": "good", "Emphysema": "", "organs": "", "intercept": ""}
+    change, says = BAD[fault]
+    one, bad, last = folder.scans(table(tmp_path / "s.csv", [good, good | {"id": "bad"} | change, good | {"id": "last"}]))
+    assert isinstance(one, Scan) and isinstance(last, Scan) and isinstance(bad, Unusable)
+    assert says in bad.reason and bad.reason.startswith("line 3: ") and "\n" not in bad.reason and bad.id
+
+
+WRONG_COLUMNS = {
+    "Nodule of the lung": {"path": "a", "findings": "x", "Nodule of the lung": "1"}, "findings": {"path": "a"}, "path": {"findings": "x"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", WRONG_COLUMNS)
+def test_wrong_columns_are_refused_before_anything_is_read(tmp_path, says):
+    with pytest.raises(Refused, match=says):
+        folder.scans(table(tmp_path / "s.csv", [WRONG_COLUMNS[says]]))
+
+
+def test_a_missing_csv_is_refused_with_what_to_write(tmp_path):
+    with pytest.raises(Refused, match="path, findings, impression"):
+        folder.scans(tmp_path)
