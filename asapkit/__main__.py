@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return GOOD
     except EXPECTED as error:
-        if options.debug:
+        if options.debug or (isinstance(error, ImportError) and str(error.name).startswith("asapkit")):
             raise
         print(f"asapkit: {_one_line(error)}", file=sys.stderr)
         return UNUSABLE
@@ -77,7 +77,7 @@ def _data_commands(command) -> None:
     )  # fmt: skip
     command(
         doctor, "look for faults in a dataset; without one, describe this environment",
-        _argument("dataset", metavar="DATASET", type=Path, nargs="?"), _layout(), workers,
+        _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, or one scan"), _layout(), workers,
     )  # fmt: skip
     command(
         preprocess, "volumes, organs and reports into a store", _argument("dataset", metavar="DATASET", type=Path),
@@ -137,9 +137,15 @@ def doctor(options) -> int:
     if options.dataset is None:
         print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
         return GOOD
-    faults = library.check(_scans(options), workers=options.workers)
-    _list((f.id, str(f)) for f in faults)
-    return SOME_REFUSED if faults else GOOD
+    if options.dataset.is_file() and options.dataset.suffix != ".csv":
+        scans, found = 1, library.examine(options.dataset)
+    else:
+        listed = list(_scans(options))
+        scans, found = len(listed), library.check(listed, workers=options.workers)
+    _list((f.id, str(f)) for f in found)
+    ill = {f.id for f in found if f.level == "error"}
+    print(f"{scans} looked at, {len(ill)} with errors, {sum(f.level == 'warning' for f in found)} warnings")
+    return UNUSABLE if len(ill) >= scans else SOME_REFUSED if ill else GOOD
 
 
 def preprocess(options) -> int:
@@ -238,13 +244,13 @@ def _settings(written: Iterable[str]) -> dict[str, str]:
 
 def _list(refused: Iterable[tuple[str, str]]) -> None:
     for id, reason in refused:
-        print(f"{id}: {reason}" if not reason.startswith(id) else reason, file=sys.stderr)
+        print(reason if not id or id in reason else f"{id}: {reason}", file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
-    if isinstance(error, ImportError) and error.name:
+    if isinstance(error, ModuleNotFoundError):
         return f"needs {error.name}, which is not installed; run make setup, or pip install asapkit[lab,view]"
     return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split()) or type(error).__name__
 
