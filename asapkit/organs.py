@@ -103,7 +103,7 @@ def _sidecar(path: Path) -> dict[int, str]:
         if not file.exists():
             continue
         try:
-            table = json.loads(file.read_text())
+            table = json.loads(file.read_text(encoding="utf-8"))
             if table and not all(str(key).lstrip("-").isdigit() for key in table):
                 table = {value: name for name, value in table.items()}
             return {int(value): str(name) for value, name in table.items()}
@@ -182,8 +182,8 @@ def _no_statistics() -> None:
     home.mkdir(parents=True, exist_ok=True)
     file = home / "config.json"
     try:
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         settings = {"totalseg_id": "none", "prediction_counter": 0}
     if settings.get("send_usage_stats") is not False:
-        file.write_text(json.dumps(settings | {"send_usage_stats": False}, indent=4))
+        file.write_text(json.dumps(settings | {"send_usage_stats": False}, indent=4), encoding="utf-8")

@@ -128,10 +128,11 @@ def test_masks_beside_their_organs_are_noticed(tmp_path):
     assert "organs" in codes(doctor.examine(tmp_path / "a.nii.gz", organs=saved(tmp_path / "far.nii.gz", moved, far)), "error")
 
 
-@pytest.mark.parametrize(
-    "name, code", [("cut.nii.gz", "truncated"), ("same.nii.gz", "constant"), ("none.nii.gz", "missing"), ("thin.nii.gz", "thin")]
-)
-def test_damaged_files_become_findings_with_their_code(tmp_path, name, code):
+DAMAGED = {"cut.nii.gz": "truncated", "same.nii.gz": "constant", "none.nii.gz": "missing", "thin.nii.gz": "thin"}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_become_findings_with_their_code(tmp_path, name):
     good = saved(tmp_path / "good.nii.gz", torso()).read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(good[:5000])
     saved(tmp_path / "same.nii.gz", np.zeros((20, 20, 20), np.int16))
