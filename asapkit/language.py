@@ -1,4 +1,4 @@
-"""Text side: packaged or Hugging Face tokenizer and frozen encoder, projection heads, semantically-adaptive fusion, report decoder.
+"""Packaged or Hugging Face tokenizer and frozen encoder, projection heads, fusion, report decoder.
 
 Source: ASAP section 3.2 to 3.4; the released fusion layer for the order of attention, dense, residual and feed-forward (methods.md F rows 10, 17, 20).
 """

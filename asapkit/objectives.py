@@ -30,7 +30,7 @@ def reconstruction(
 def organ_proportions(
     logits: Float[Tensor, "B N O"], share: Float[Tensor, "B N O"], has_organs: Bool[Tensor, " B"], *, reduction: str = "sum"
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy against the share of each patch that every organ fills (eq. 3): sum over organs, mean over patches and volumes with organs.
+    """Binary cross-entropy against the share of each patch that every organ fills (eq. 3): summed over organs, mean over patches and volumes.
 
     reduction="mean": also averaged over organs, as released.
     """

@@ -134,9 +134,13 @@ class Selector(nn.Module):
         k = self.budget(mixture).clamp(max=similarity.shape[-1] - 1)
         return soft_top_k(similarity, k.expand(similarity.shape[:-1]))
 
-    def prior(self, mixture: Float[Tensor, "L M"]) -> Tensor:
-        """KL(mean mixture || uniform): keeps uninformative sentences from pushing every K to one end (spec section G.3)."""
+    def prior(self, mixture: Float[Tensor, "B S M"], real: Bool[Tensor, "B S"]) -> Float[Tensor, " B"]:
+        """KL(mean mixture of a report's sentences || uniform): keeps uninformative sentences from pushing every K to one end (spec section G.3).
+
+        Per report, so that it adds up exactly over ranks and micro-batches. Zero for selectors without a learned mixture.
+        """
         if self.kind != "straight_through":
-            return mixture.new_zeros(())
-        mean = mixture.mean(0).clamp(min=1e-6)
-        return (mean * (mean * len(mean)).log()).sum()
+            return mixture.new_zeros(len(mixture))
+        share = (mixture * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        share = share.clamp(min=1e-6)
+        return (share * (share * share.shape[-1]).log()).sum(-1) * real.any(1)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 def pretrain(
     store: Store, run: Path, *, recipe: str = "asap", config: Config, options: dict | None = None, weights: dict[str, float] | None = None,
     ids: list[str] | None = None, resume: bool = False, processes: int = 0, save_every: int = 100, init: Path | None = None, progress: bool = True,
+    bar_position: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
 
@@ -68,7 +69,13 @@ def pretrain(
     stream = batches(items, ids, config, start=start, accelerator=accelerator, processes=processes)
     report_effective_batch(config, accelerator, recipe)
     tracker = make_tracker(run) if accelerator.is_main_process else None
-    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", disable=not (progress and accelerator.is_main_process))
+    bar = tqdm(
+        total=config.steps,
+        initial=start,
+        desc=f"pre-train {run.name}",
+        position=bar_position,
+        disable=not (progress and accelerator.is_main_process),
+    )
     for step, micro in zip(range(start, config.steps), stream, strict=False):
         set_rate(optimizer, config, step)
         row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)

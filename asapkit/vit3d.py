@@ -49,7 +49,7 @@ def unpatchify(
 
 
 def sincos_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N D"]:
-    """Fixed sin-cos code of every patch: `width // 6` frequencies per axis, [sin x, cos x, sin y, cos y, sin z, cos z], zeros where 6 does not divide.
+    """Fixed sin-cos code of every patch: `width // 6` frequencies per axis, [sin x, cos x, sin y, cos y, sin z, cos z], then zeros.
 
     Source: the released model's code at a 14 x 14 x 14 grid; here for any grid.
     """

@@ -22,14 +22,14 @@ from asapkit.vit3d import Decoder, Encoder, patchify, take
 
 WEIGHTS = {"reconstruct": 1.0, "organs": 1.0, "align": 1.0, "words": 1.0}
 
-CORRECT = dict(
-    reconstruct_on="hidden", words_on="hidden", text_dropout=False, pad_columns=False, align_mean="report", f_sim="keys",
-    organ_reduction="sum", organ_background=False, selector="straight_through", fusion="official",
-)  # fmt: skip
-OFFICIAL = CORRECT | dict(
-    reconstruct_on="all", words_on="all", text_dropout=True, pad_columns=True, align_mean="batch", f_sim="all_slots",
-    organ_reduction="mean", organ_background=True, selector="frozen",
-)  # fmt: skip
+CORRECT = {
+    "reconstruct_on": "hidden", "words_on": "hidden", "text_dropout": False, "pad_columns": False, "align_mean": "report", "f_sim": "keys",
+    "organ_reduction": "sum", "organ_background": False, "selector": "straight_through", "fusion": "official",
+}  # fmt: skip
+OFFICIAL = CORRECT | {
+    "reconstruct_on": "all", "words_on": "all", "text_dropout": True, "pad_columns": True, "align_mean": "batch", "f_sim": "all_slots",
+    "organ_reduction": "mean", "organ_background": True, "selector": "frozen",
+}  # fmt: skip
 ORGAN_GROUPS = ((0, 1), (2, 3, 4), (5, 6), (7,), (8,))
 """Table IX, grouped organs: left lung, right lung, heart, esophagus, aorta (indices into `ORGANS`)."""
 
@@ -74,7 +74,7 @@ class Method(nn.Module):
         )
         words = tokenizer(config.text_encoder)
         self.text = TextEncoder(config.text_encoder, dropout=self.switches["text_dropout"], remember=text_memory)
-        self.marks = dict(cls=words.cls_token_id, sep=words.sep_token_id)
+        self.marks = {"cls": words.cls_token_id, "sep": words.sep_token_id}
         self.mask_id = words.mask_token_id
         self.align_image = Projection(config.width, config.align_width)
         self.align_text = Projection(self.text.width, config.align_width)
@@ -157,21 +157,25 @@ class Method(nn.Module):
                 sentence, weights @ patches.float(), real, meaning=batch.sentence_meaning, temperature=self.temperature,
                 pad_columns=self.switches["pad_columns"], mean=self.switches["align_mean"],
             )  # fmt: skip
-            return loss + self.prior_weight * self.selector.prior(mixture[real]) if real.any() else loss
+            return loss + self.prior_loss(mixture, real)
         sentence, patches, mixture, meaning, real = map(self.gather, (sentence, patches, mixture, batch.sentence_meaning, real))
         gate = None if gate is None else tuple(map(self.gather, gate))
+        prior = self.prior_loss(mixture, real)
         own = torch.arange(len(real), device=real.device).unsqueeze(1).expand_as(real)[real]
         if len(own) == 0:
             return sentence.sum() * 0.0
-        s, mix = objectives.unit(sentence[real]), mixture[real]
+        s = objectives.unit(sentence[real])
         similarity = torch.einsum("le,bve->lbv", s, objectives.unit(patches))
         allowed = None if gate is None else torch.einsum("lo,bvo->lbv", gate[1][real].float(), gate[0].float()) > 0
-        chosen = self.selector.weights(similarity, mix.unsqueeze(1).expand(-1, len(patches), -1), allowed=allowed)
+        chosen = self.selector.weights(similarity, mixture[real].unsqueeze(1).expand(-1, len(patches), -1), allowed=allowed)
         evidence = torch.einsum("lbv,bve->lbe", chosen, patches.float())
         logits = torch.einsum("le,lbe->lb", s, objectives.unit(evidence)) / self.temperature
         weight = (1.0 / real.sum(1, keepdim=True).clamp(min=1)).expand(real.shape)[real]
-        loss = objectives.align_over_images(logits, own, meaning[real], weight=weight)
-        return loss + self.prior_weight * self.selector.prior(mix)
+        return objectives.align_over_images(logits, own, meaning[real], weight=weight) + prior
+
+    def prior_loss(self, mixture: Float[Tensor, "B S M"], real: Bool[Tensor, "B S"]) -> Tensor:
+        per_report = self.selector.prior(mixture, real)
+        return self.prior_weight * objectives.sentence_mean(per_report.unsqueeze(1).expand(real.shape), real, mean=self.switches["align_mean"])
 
     def organ_loss(self, decoded: Float[Tensor, "B N D"], batch: Batch) -> Tensor:
         share = batch.organs

@@ -1,6 +1,6 @@
 """Supervised ceiling: the same encoder trained on the labels, nothing hidden.
 
-Source: the first stage of "More performant and scalable" (arXiv 2509.13175, methods.md C) with this house's 3-D ViT; unknown labels (-1) have no gradient.
+Source: the first stage of "More performant and scalable" (arXiv 2509.13175, methods.md C) on our 3-D ViT; unknown labels (-1) have no gradient.
 """
 
 from __future__ import annotations

@@ -1,0 +1,235 @@
+"""The loop: schedule, shares of ranks and micro-batches, exact resume after a kill, two processes equal to one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made import made_batch, rows
+
+from asapkit import checkpoint, store, train
+from asapkit.config import Config
+from asapkit.types import Refused
+
+TOY = Config.at("toy", steps=6, batch_size=4)
+
+
+def one_process(options: dict, batch, *, accumulate: int = 1) -> tuple[dict, dict]:
+    """Losses and gradients of one step, in `accumulate` micro-batches."""
+    method = made_method(options)
+    accelerator = train.make_accelerator(TOY)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
+    size = len(batch) // accumulate
+    micro = [rows(batch, slice(n * size, (n + 1) * size)) for n in range(accumulate)]
+    held = {}
+    optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
+    config = replace(TOY, clip_grad=0.0)
+    weights = train.recipe_module("asap").WEIGHTS
+    return train.train_step(method, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights), held
+
+
+def made_method(options: dict):
+    torch.manual_seed(0)
+    return checkpoint.make_method("asap", TOY, {"dropout": 0.0} | options, vocabulary=torch.arange(1996, 2600))
+
+
+def uneven_batch():
+    """Four volumes; the second pair has fewer sentences, words and organs, so that means of means would be wrong."""
+    batch = made_batch(TOY, volumes=4)
+    batch.sentence_real[2:, 1:] = False
+    batch.sentence_meaning[2:, 1:] = -1
+    batch.findings_sentence[2:][batch.findings_sentence[2:] > 0] = -1
+    batch.report_real[3, 12:] = False
+    batch.report_special[3, 12:] = False
+    batch.report_order[3, 12:] = 2.0
+    batch.has_organs[3] = False
+    return batch
+
+
+def test_accumulated_micro_batches_equal_one_batch():
+    batch = uneven_batch()
+    whole, parts = one_process({}, batch), one_process({}, batch, accumulate=2)
+    for name in ("loss", "reconstruct", "organs", "align", "words", "grad_norm"):
+        assert parts[0][name] == pytest.approx(whole[0][name], rel=1e-5), name
+    for name, gradient in whole[1].items():
+        assert torch.allclose(parts[1][name], gradient, atol=1e-5, rtol=1e-4), name
+
+
+RANK = """
+import sys, json, torch
+sys.path.insert(0, sys.argv[1])
+import test_train as t
+from asapkit import train
+options = json.loads(sys.argv[3])
+accelerator = train.make_accelerator(t.TOY)
+method = t.made_method(options)
+method.gather = train.partial(train.gather, accelerator=accelerator)
+model = accelerator.prepare_model(method)
+rank = accelerator.process_index
+batch = t.rows(t.uneven_batch(), slice(2 * rank, 2 * rank + 2))
+optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
+held = {}
+optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
+row = train.train_step(model, method, [batch], optimizer, accelerator=accelerator, config=t.replace(t.TOY, clip_grad=0.0),
+                       weights=train.recipe_module("asap").WEIGHTS)
+if rank == 0:
+    torch.save({"row": row, "gradients": held}, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"align_over": "batch", "organ_gate": True}], ids=["report", "batch"])
+def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    said = subprocess.run(
+        [*command, str(Path(__file__).parent), str(tmp_path / "out.pt"), json.dumps(options)], capture_output=True, text=True, timeout=300,
+        env=clean_environment(),
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-3000:]
+    two = torch.load(tmp_path / "out.pt", weights_only=True)
+    row, gradients = one_process(options, uneven_batch())
+    for name in ("loss", "reconstruct", "organs", "align", "words"):
+        assert two["row"][name] == pytest.approx(row[name], rel=1e-5), name
+    for name, gradient in gradients.items():
+        assert torch.allclose(two["gradients"][name], gradient, atol=2e-5, rtol=1e-3), name
+
+
+def clean_environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+
+def test_warm_up_then_cosine():
+    method = torch.nn.Linear(2, 2)
+    optimizer, config = train.make_optimizer(method, TOY), replace(TOY, steps=100, warmup=0.1, lr=1.0)
+    rates = []
+    for step in range(100):
+        train.set_rate(optimizer, config, step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0) and np.all(np.diff(rates[10:]) < 0) and rates[-1] < 1e-3
+
+
+def test_the_order_of_volumes_is_a_function_of_the_step(toy_store):
+    held = store.open(toy_store)
+    config = replace(TOY, accumulate=2)
+    ids = train.training_ids(held)
+
+    def stream(**where):
+        return iter(train.KeyList(held, ids, config, **where))
+
+    full, later = stream(start=0), stream(start=3)
+    for _ in range(6):
+        next(full)
+    for _ in range(6):
+        assert next(full) == next(later)
+    whole, first, second = stream(start=0), stream(start=0, rank=0, world=2), stream(start=0, rank=1, world=2)
+    for _ in range(6):
+        assert next(whole) == next(first) + next(second)
+    study = held.table["study"]
+    epochs = {}
+    for _ in range(12):
+        for id, epoch in next(whole):
+            epochs.setdefault(epoch, []).append(study[id])
+    assert all(len(seen) == len(set(seen)) for seen in epochs.values())
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from asapkit import store, train
+from asapkit.config import Config
+config = Config.at("toy", steps=int(sys.argv[3]), batch_size=4)
+train.pretrain(store.open(sys.argv[1]), Path(sys.argv[2]), recipe="asap", config=config, resume=True, save_every=2, progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_resumed_has_the_same_losses_bit_for_bit(toy_store, tmp_path):
+    def start(run):
+        return subprocess.Popen([sys.executable, "-c", TRAIN, str(toy_store), str(run), "12"], env=clean_environment())
+
+    assert start(tmp_path / "whole").wait(timeout=240) == 0
+    victim = start(tmp_path / "killed")
+    state = tmp_path / "killed" / "history.csv"
+    for _ in range(1200):
+        if state.exists() and len(state.read_text().splitlines()) >= 5:
+            break
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    done = len(pd.read_csv(state))
+    assert 0 < done < 12, "killed too late to test anything"
+    assert start(tmp_path / "killed").wait(timeout=240) == 0
+    a, b = (pd.read_csv(tmp_path / name / "history.csv", float_precision="round_trip") for name in ("whole", "killed"))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+    assert (tmp_path / "whole" / "weights.safetensors").read_bytes() == (tmp_path / "killed" / "weights.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_names_the_volumes():
+    batch = made_batch(TOY)
+    batch.image[1, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(Refused, match="not finite; volumes of this step: made_0_0, made_0_1, made_0_2"):
+        one_process({}, batch)
+
+
+def test_a_run_round_trips_and_refuses_other_settings(toy_store, tmp_path):
+    held = store.open(toy_store)
+    run = tmp_path / "run"
+    history = train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=2), progress=False)
+    assert len(history) == 2 and (run / "tensorboard").is_dir()
+    encoder, method = checkpoint.load_encoder(run), checkpoint.load_method(run)
+    image = made_batch(TOY).image
+    assert torch.equal(encoder.tokens(image), method.encoder.tokens(image))
+    with pytest.raises(Refused, match="holds a run already"):
+        train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=2), progress=False)
+    with pytest.raises(Refused, match="other settings"):
+        train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=3), resume=True, progress=False)
+    with pytest.raises(Refused, match="made under another contract: spacing_mm"):
+        train.pretrain(held, tmp_path / "other", recipe="mae", config=Config.at("toy", spacing_mm=(5.0, 6.0, 12.0)), progress=False)
+
+
+def test_weights_with_missing_keys_are_refused_by_name(toy_store, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    run = tmp_path / "run"
+    train.pretrain(store.open(toy_store), run, recipe="mae", config=replace(TOY, steps=1), progress=False)
+    state = load_file(run / "weights.safetensors")
+    del state["encoder.norm.weight"]
+    save_file(state, run / "weights.safetensors")
+    with pytest.raises(Refused, match="lacks norm.weight"):
+        checkpoint.load_encoder(run)
+    with pytest.raises(Refused, match="lacks encoder.norm.weight"):
+        checkpoint.load_method(run)
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    method, optimizer = torch.nn.Linear(2, 2), None
+    optimizer = torch.optim.AdamW(method.parameters())
+    checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}])
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Refused, match="free some disk space"):
+        checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}, {"step": 1}])
+    assert (tmp_path / "state.pt").read_bytes() == before and not list(tmp_path.glob("*.part"))
+
+
+def test_unknown_recipe_and_options_are_refused():
+    with pytest.raises(ValueError, match="unknown recipe 'asop'; there are asap"):
+        train.recipe_module("asop")
+    with pytest.raises(ValueError, match="unknown option selecter"):
+        checkpoint.make_method("asap", TOY, {"selecter": "fixed"}, vocabulary=torch.arange(10))
