@@ -194,3 +194,57 @@ def test_the_lexicon_covers_every_finding():
     from asapkit.reports.lexicon import FINDING_WORDS
 
     assert tuple(FINDING_WORDS) == FINDINGS
+
+
+@pytest.mark.parametrize(
+    ("sentence", "polarity"),
+    [
+        ("Nodules are seen in both lungs (metastasis?).", "positive"),
+        ("Stones are seen in the gallbladder.", "positive"),
+        ("The consolidation in the left lower lobe may represent pneumonia.", "uncertain"),
+        ("Atelectasis cannot be excluded in the right lower lobe.", "uncertain"),
+        ("Trachea and main bronchi are open.", "negative"),
+        ("The wall of the aorta shows no plaque.", "negative"),
+        ("No change was found in the size of the nodules in the left lung.", "positive"),
+        ("A nodule that was not seen in the previous scan is present in the left lung.", "positive"),
+        ("The nodule seen in the previous examination was not observed.", "negative"),
+        ("Follow-up is recommended.", "negative"),
+    ],
+)
+def test_polarity(sentence, polarity):
+    assert reports.polarity(sentence) == polarity
+
+
+def phantom_sentences():
+    """Every template of the phantom once, with what it says: text, finding, state, side, lobe."""
+    import numpy as np
+
+    from asapkit.phantom import Instance
+    from asapkit.phantom.denials import NEGATIVE, NORMAL
+    from asapkit.phantom.phrases import POSITIVE
+    from asapkit.phantom.wording import Words
+
+    rng = np.random.default_rng(3)
+    for finding, forms in POSITIVE.items():
+        place = {"Arterial wall calcification": "aortic arch", "Lymphadenopathy": "subcarinal", "Medical material": "pacemaker"}.get(finding, "")
+        place = "left anterior descending artery" if finding.startswith("Coronary") else place
+        lobe = "lung_lower_lobe_left" if finding in FINDINGS[7:12] + FINDINGS[13:] else ""
+        side = "left" if lobe or finding == "Pleural effusion" else ""
+        for form, templates in forms.items():
+            words = Words(rng, [Instance(finding, 0, side or "none", lobe, place, 2, 3 if form == "many" else 1, 12.5)])
+            yield from ((words.fill(t), finding, "present", side, lobe) for t in templates if words.can(t))
+    for finding, texts in NEGATIVE.items():
+        yield from ((text, finding, "absent", "", "") for text in texts)
+    yield from ((text, "", "normal", "", "") for _, _, texts in NORMAL.values() for text in texts)
+
+
+def test_the_phantom_is_understood():
+    wrong = []
+    for text, finding, state, side, lobe in phantom_sentences():
+        said = reports.statements(text)
+        right = not finding or [(s.finding, s.state) for s in said] == [(finding, state)]
+        if side:
+            right &= all((s.side, s.lobe) == (side, lobe) for s in said)
+        right &= reports.polarity(text) == ("positive" if state == "present" else "negative")
+        wrong += [] if right else [text]
+    assert len(wrong) <= 3, wrong
