@@ -8,7 +8,7 @@ from importlib import import_module, metadata
 __version__ = "0.1.0"
 
 MODULES = (
-    "analysis", "batch", "checkpoint", "config", "ct", "datasets", "doctor", "explore", "features", "figures", "language",
+    "analysis", "batch", "checkpoint", "config", "ct", "datasets", "doctor", "evidence", "examples", "explore", "features", "figures", "language",
     "masking", "metrics", "objectives", "organs", "phantom", "recipes", "reports", "store", "tasks", "train", "types", "viewer", "vit3d", "workflow",
 )  # fmt: skip
 

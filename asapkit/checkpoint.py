@@ -94,9 +94,8 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     for problem, names in (("lacks", missing), ("has keys that fit nothing:", extra), ("has other shapes for", shapes)):
         if names:
-            raise Refused(
-                f"{source}: {problem} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}; was it made by another version?"
-            )
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise Refused(f"{source}: {problem} {', '.join(names[:3])}{more}; was it made by another version?")
     module.load_state_dict(state, strict=not frozen)
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from asapkit import store as stores
 from asapkit.config import Config
 from asapkit.store import Store
+from asapkit.types import Refused
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,26 @@ def ready(out: Path | str, *, scale: str, store: str | Path = "", workers: int =
     return data(Path(out) / f"phantom_{scale}", plan=Plan(scale, min(plan.volumes, 48), plan.seed, plan.steps, plan.seeds, workers))
 
 
+def ready_runs(
+    out: Path | str, *, scale: str, store: str | Path = "", runs: str | Path = "", names: tuple[str, ...] = ("asap", "mae")
+) -> dict[str, Path]:
+    """Run folders by name for a notebook: those under `runs`, or short ones of `names` trained under `out` at first use."""
+    if runs:
+        found = {p.name: p for p in sorted(Path(runs).iterdir()) if (p / "weights.safetensors").exists()}
+        if not found:
+            raise Refused(f"{runs}: no run folder with weights in it; give the folder that holds the runs, or nothing to train short ones")
+        return found
+    from asapkit import train
+
+    held, folder = ready(out, scale=scale, store=store), Path(out) / f"runs_{scale}"
+    plan = PLANS[scale]
+    for name in names:
+        if not finished(folder / name, plan.steps):
+            recipe, options = METHODS[name]
+            train.pretrain(held, folder / name, recipe=recipe, options=options, config=plan.config(), resume=True)
+    return {name: folder / name for name in names}
+
+
 def runs(out: Path | str, *, plan: Plan) -> dict[str, Path]:
     """Pre-trains every method of the plan that is not finished, `workers` at a time with one thread each; run name -> folder."""
     out = Path(out)
@@ -112,11 +133,12 @@ def finished(run: Path, steps: int) -> bool:
     return history.exists() and (run / "weights.safetensors").exists() and len(pd.read_csv(history)) >= steps
 
 
-def encoders(folders: dict[str, Path], config: Config) -> dict:
-    """Trained encoders by name, and `random`."""
+def encoders(folders: dict[str, Path]) -> dict:
+    """Trained encoders by name, and `random`: the same architecture without training."""
     from asapkit import checkpoint
 
-    return {name: checkpoint.load_encoder(run) for name, run in folders.items()} | {"random": checkpoint.random_encoder(config)}
+    trained = {name: checkpoint.load_encoder(run) for name, run in folders.items()}
+    return trained | {"random": checkpoint.random_encoder(next(iter(trained.values())).config)}
 
 
 def summary(probe: dict, differences: dict, grounding: dict, grounding_paper: dict) -> dict:

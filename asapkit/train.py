@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from asapkit import checkpoint
+from asapkit import store as stores
 from asapkit.batch import Items, collate
 from asapkit.config import Config
 from asapkit.store import Store
@@ -29,20 +30,22 @@ from asapkit.types import Batch, Refused
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+
 
 def pretrain(
     store: Store, run: Path, *, recipe: str = "asap", config: Config, options: dict | None = None, weights: dict[str, float] | None = None,
-    ids: list[str] | None = None, resume: bool = False, processes: int = 0, save_every: int = 100, init: Path | None = None, progress: bool = True,
-    bar_position: int = 0,
+    ids: list[str] | None = None, resume: bool = False, loaders: int = 0, device: str = "auto", save_every: int = 100, init: Path | None = None,
+    progress: bool = True, bar_position: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
 
-    options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   processes: loader processes.
+    options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   loaders: processes that read volumes.
     init: run folder or weights file whose encoder is the start.   resume: go on from the last checkpoint, bit for bit on CPU.
     Raises: Refused for a store of another contract, a run folder that holds another configuration, or a loss that is not finite (naming the volumes).
     """
     run = Path(run)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, device=device)
     module = recipe_module(recipe)
     weights = module.WEIGHTS | (weights or {})
     items = Items(store, config)
@@ -66,7 +69,7 @@ def pretrain(
         return pd.DataFrame(history)
 
     trainable = accelerator.prepare_model(method) if accelerator.num_processes > 1 else method.to(accelerator.device)
-    stream = batches(items, ids, config, start=start, accelerator=accelerator, processes=processes)
+    stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
     tracker = make_tracker(run) if accelerator.is_main_process else None
     bar = tqdm(
@@ -159,7 +162,7 @@ def gather(x: Tensor, *, accelerator) -> Tensor:
     return joined.bool() if x.dtype == torch.bool else joined
 
 
-def batches(items: Items, ids: list[str], config: Config, *, start: int, accelerator, processes: int):
+def batches(items: Items, ids: list[str], config: Config, *, start: int, accelerator, loaders: int):
     """Endless lists of this rank's micro-batches from step `start` on; the order of volumes is a pure function of (seed, step)."""
     world, rank = accelerator.num_processes, accelerator.process_index
     share = config.batch_size // world
@@ -167,8 +170,8 @@ def batches(items: Items, ids: list[str], config: Config, *, start: int, acceler
         raise ValueError(f"batch_size {config.batch_size} is not a multiple of {world} processes")
     keys = KeyList(items.store, ids, config, start=start, rank=rank, world=world)
     loader = torch.utils.data.DataLoader(
-        items, batch_sampler=keys, collate_fn=partial(collate, max_sentences=config.max_sentences), num_workers=processes,
-        persistent_workers=processes > 0, multiprocessing_context="forkserver" if processes else None,
+        items, batch_sampler=keys, collate_fn=partial(collate, max_sentences=config.max_sentences), num_workers=loaders,
+        persistent_workers=loaders > 0, multiprocessing_context="forkserver" if loaders else None,
     )  # fmt: skip
     stream = iter(loader)
     while True:
@@ -206,10 +209,31 @@ class KeyList(torch.utils.data.Sampler):
             epoch += 1
 
 
-def make_accelerator(config: Config):
+def make_accelerator(config: Config, *, device: str = "auto"):
+    """accelerate on the CPU, on one GPU, or in every process that was started.  device: auto | cpu | cuda."""
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[config.precision])
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {device!r}: there are auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': torch sees no GPU here; say device='cpu' or 'auto'")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision {config.precision!r}: there are {', '.join(PRECISIONS)}")
+    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu")
+
+
+def launch(store: Path, run: Path, *, processes: int = 1, **how) -> None:
+    """`pretrain` from a notebook: in this process, or in several (CPU with gloo, or one per GPU) that it starts and waits for."""
+    if processes <= 1:
+        pretrain(stores.open(store), run, **how)
+        return
+    from accelerate import notebook_launcher
+
+    notebook_launcher(_in_process, (store, run, how), num_processes=processes)
+
+
+def _in_process(store: Path, run: Path, how: dict) -> None:
+    pretrain(stores.open(store), run, **how)
 
 
 def make_optimizer(method: nn.Module, config: Config) -> torch.optim.Optimizer:

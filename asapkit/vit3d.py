@@ -190,6 +190,17 @@ class Encoder(nn.Module):
         """Patch tokens of the last block after the final norm, nothing hidden."""
         return self(image)[:, 1:]
 
+    def attention_outputs(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N D"]]:
+        """What each attention module adds to the patch tokens, after its projection and before the residual (for effective ranks)."""
+        outputs: list[Tensor] = []
+        hooks = [block.attn.register_forward_hook(lambda _m, _x, y: outputs.append(y[:, 1:])) for block in self.blocks]
+        try:
+            self.layers(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs
+
     def hidden(self, image: Float[Tensor, "B 1 X Y Z"], layers: tuple[int, ...]) -> list[Float[Tensor, "B N D"]]:
         """Patch tokens of the residual stream after the given blocks (0-based; -1 is the last)."""
         states = self.layers(image)[1:]

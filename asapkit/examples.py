@@ -1,0 +1,123 @@
+"""What notebooks look at: one volume worth showing, its sentences, and what encoders and methods make of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asapkit import reports
+from asapkit.store import Store
+from asapkit.types import Refused
+
+
+def held_out(store: Store) -> list[str]:
+    """Ids of the held-out volumes (split `valid`); all volumes where a store has no such split."""
+    return store.table.index[store.table["split"] == "valid"].tolist() or store.ids
+
+
+def example(store: Store, *, id: str = "", findings: int = 3) -> str:
+    """A held-out volume to look at: the one asked for, or the first whose truth shows at least `findings` different findings.
+
+    Raises: Refused for a volume that the store does not hold.
+    """
+    if id:
+        store.layer(id, "ct")
+        return id
+    ids = held_out(store)
+    if store.instances is None:
+        return ids[0]
+    shown = store.instances[store.instances["id"].isin(ids)].groupby("id")["finding"].nunique()
+    if shown.empty:
+        return ids[0]
+    rich = shown[shown >= findings]
+    return rich.index[0] if len(rich) else str(shown.idxmax())
+
+
+def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.DataFrame:
+    """Sentences of a report section with `bits`, the truth's instances that each states (0 where no truth is known)."""
+    if store.sentences is not None:
+        rows = store.sentences[(store.sentences["id"] == id) & (store.sentences["section"] == section)]
+        return rows.sort_values("index").reset_index(drop=True)
+    said = reports.split(store.table.at[id, section])
+    return pd.DataFrame(
+        {"id": id, "section": section, "index": range(len(said)), "sentence": said, "polarity": [reports.polarity(s) for s in said], "bits": 0}
+    )
+
+
+def original(store: Store, id: str) -> Path:
+    """The file that a volume was made from.
+
+    Raises: Refused when it no longer lies where it was.
+    """
+    record = json.loads((store.root / "records" / f"{id}.json").read_text())
+    path = Path(record["scan"]["path"])
+    if not path.exists():
+        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    return path
+
+
+def image(store: Store, id: str):
+    """Network input (1, 1, X, Y, Z) of a volume, centre crop, nothing random."""
+    import torch
+
+    from asapkit.batch import scale_hu
+
+    return torch.from_numpy(scale_hu(store.cropped(id)[0], store.contract.window_hu))[None, None]
+
+
+def tokens(encoders: dict, store: Store, ids: list[str]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Patch tokens (N, D) of every encoder and volume, and which patches hold body (N,)."""
+    import torch
+
+    from asapkit.batch import AIR, patch_means
+
+    images = [image(store, id) for id in ids]
+    with torch.no_grad():
+        made = {name: [encoder.tokens(x)[0].numpy() for x in images] for name, encoder in encoders.items()}
+    patch = next(iter(encoders.values())).patch
+    return made, [patch_means(x[0, 0].numpy(), patch) > AIR for x in images]
+
+
+def attention(encoder, store: Store, ids: list[str]) -> dict[str, list[np.ndarray]]:
+    """Output of every attention module (N, D), layer by layer, of each volume."""
+    import torch
+
+    with torch.no_grad():
+        return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
+
+
+def reconstruct(method, store: Store, id: str) -> dict:
+    """A volume restored from its visible patches: HU volumes, hidden patches (N,), and root-mean-square errors on the hidden ones in HU.
+
+    `error_mean` is that of answering every hidden voxel with the mean of the visible ones. Empty for a recipe without an image decoder.
+    """
+    import torch
+
+    from asapkit import batch, masking, vit3d
+
+    if not hasattr(method, "decoder"):
+        return {}
+    config = method.config
+    one = batch.Items(store, config, augment=False).batch([id])
+    visible = masking.visible_patches(one.patch_order, visible=config.visible, last=~one.in_body if config.hide_air_first else None)
+    hidden = masking.hidden_patches(visible, config.patches)
+    with torch.no_grad():
+        predicted, _ = method.decoder(method.encoder(one.image, visible), visible)
+    target = vit3d.patchify(one.image, config.patch)
+    if getattr(method, "norm_pixels", False):
+        predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
+    restored = torch.where(hidden.unsqueeze(-1), predicted, target)
+    low, high = config.window_hu
+    half = (high - low) / 2
+
+    def rms(error) -> float:
+        return float(error[hidden].square().mean().sqrt()) * half
+
+    volume = vit3d.unpatchify(restored, config.grid, config.patch)[0, 0].numpy()
+    return {
+        "id": id, "hidden": hidden[0].numpy(), "volume": store.cropped(id)[0], "restored": ((volume + 1) * half + low).astype(np.float32),
+        "error_hidden": rms(predicted - target), "error_mean": rms(target[~hidden].mean() - target),
+    }  # fmt: skip
