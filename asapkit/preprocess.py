@@ -40,10 +40,18 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class Job:
+    """One scan to be made into layers below `root` (absolute). Relative paths of the scan start at `folder`: a Dask worker may be elsewhere."""
+
     scan: Scan
     root: Path
     contract: Contract
-    checked: bool = True
+    checked: bool
+    folder: Path
+
+    def files(self) -> dict[str, Path]:
+        """Where each layer is read from."""
+        given = {"ct": self.scan.path, "organs": self.scan.organs, "truth": self.scan.truth}
+        return {name: self.folder / path for name, path in given.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ def process(job: Job) -> Outcome:
     where = str(job.scan.path)
     try:
         layers, facts = _layers(job)
+        packed = {name: encode(array, name) for name, array in layers.items()}
+        facts["layers"] = {name: _remembered(array, packed[name]) for name, array in layers.items()}
         record = as_json({"scan": described(job.scan), "source": source(job), **facts})
     except MemoryError:
         return Outcome(job.scan.id, where, "out of memory; use fewer workers")
@@ -69,14 +79,18 @@ def process(job: Job) -> Outcome:
     try:
         for name in LAYERS:
             target = layer_path(job.root, name, job.scan.id)
-            if name in layers:
-                write_atomic(job.root, target, encode(layers[name], name))
+            if name in packed:
+                write_atomic(job.root, target, packed[name])
             else:
                 target.unlink(missing_ok=True)
         write_atomic(job.root, record_path(job.root, job.scan.id), record)
     except OSError as error:
         return Outcome(job.scan.id, where, f"cannot write {job.root}: {error.strerror or error}", fatal=True)
     return Outcome(job.scan.id, where)
+
+
+def _remembered(array: np.ndarray, packed: bytes) -> dict:
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": array_hash(array), "bytes": len(packed)}
 
 
 def one_line(error: BaseException) -> str:
@@ -86,26 +100,25 @@ def one_line(error: BaseException) -> str:
 
 
 def _layers(job: Job) -> tuple[dict[str, np.ndarray], dict]:
-    scan, contract = job.scan, job.contract
+    scan, files = job.scan, job.files()
     _refuse_bad_fields(scan)
-    raw = ct.read(scan.path, slope=scan.slope, intercept=scan.intercept, spacing_mm=scan.spacing_mm)
+    raw = ct.read(files["ct"], slope=scan.slope, intercept=scan.intercept, spacing_mm=scan.spacing_mm)
     warnings = list(raw.warnings)
     if job.checked:
         from asapkit import doctor
 
-        warnings += doctor.check_volume(raw)
-    volume = ct.to_contract(raw, contract)
+        warnings += doctor.check_volume(raw, name=files["ct"].name)
+    volume = ct.to_contract(raw, job.contract)
     del raw  # hundreds of MB at full resolution
     layers = {"ct": volume.array}
-    if scan.organs is not None:
-        layers["organs"] = organs.read(scan.organs, volume)
-    if scan.truth is not None:
-        layers["truth"] = truth_on(volume, scan.truth)
+    if "organs" in files:
+        layers["organs"] = organs.read(files["organs"], volume)
+    if "truth" in files:
+        layers["truth"] = truth_on(volume, files["truth"])
     layers = {name: np.ascontiguousarray(array, dtype=LAYERS[name]["dtype"]) for name, array in layers.items()}
     if not (scan.findings.strip() or scan.impression.strip()):
         warnings.append("no report")
     facts = {
-        "layers": {name: {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": array_hash(a)} for name, a in layers.items()},
         "affine": [float(v) for v in np.asarray(volume.affine, dtype=np.float64).ravel()],
         "statistics": statistics(layers["ct"]),
         "warnings": list(dict.fromkeys([*warnings, *volume.warnings])),
@@ -228,7 +241,7 @@ def described(scan: Scan) -> dict:
 def source(job: Job) -> dict:
     """What the voxels came from; when it differs from the record's, the volume is preprocessed again."""
     scan = job.scan
-    files = {name: fingerprint(path) for name, path in (("ct", scan.path), ("organs", scan.organs), ("truth", scan.truth)) if path is not None}
+    files = {name: fingerprint(path) for name, path in job.files().items()}
     numbers = {"slope": scan.slope, "intercept": scan.intercept, "spacing_mm": None if scan.spacing_mm is None else list(scan.spacing_mm)}
     return {"files": files, "checked": job.checked, **numbers}
 
@@ -256,7 +269,8 @@ def is_done(job: Job) -> bool:
     path = record_path(job.root, job.scan.id)
     try:
         record = json.loads(path.read_text())
-        if as_json(record["source"]) != as_json(source(job)) or not all(layer_path(job.root, n, job.scan.id).exists() for n in record["layers"]):
+        sizes = {name: layer_path(job.root, name, job.scan.id).stat().st_size for name in record["layers"]}
+        if any(sizes[name] != layer["bytes"] for name, layer in record["layers"].items()) or as_json(record["source"]) != as_json(source(job)):
             return False
         _refuse_bad_fields(job.scan)
         new = as_json(record | {"scan": described(job.scan)})

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -63,8 +64,9 @@ def write(
     """Preprocesses scans into the store at `path`, made or gone on with: what is there already is skipped, so a killed run is simply run again.
 
     `scans` yields `Scan`s and `datasets.Unusable`s. `check=False` lets in what the doctor would refuse (not a chest, too thin ...). `force`
-    preprocesses again what is there. One worker runs in this process; more survive the death of any of them; `scheduler` ("tcp://host:port")
-    uses a Dask cluster that sees the same folders. A scan that is refused keeps the volume that an earlier run made of it, if any.
+    preprocesses again what is there: needed after a change that the files do not show, such as the names in the json of an organ mask.
+    One worker runs in this process; more survive the death of any of them; `scheduler` ("tcp://host:port") uses a Dask cluster whose workers
+    see the same folders. A scan that is refused keeps the volume that an earlier run made of it, if any.
 
     Raises: Refused when `path` is no store or was made under another contract, is being written by another process, or the disk is full.
     """
@@ -73,15 +75,15 @@ def write(
         _declare(root, config)
         preprocess.clear_partial(root)
         jobs, refused = _jobs(scans, root, config.contract, check)
-        skipped = set() if force else {job.scan.id for job in jobs if _done(job)}
-        todo = [job for job in jobs if job.scan.id not in skipped]
-        bar = tqdm(total=len(jobs), initial=len(skipped), desc="preprocess", unit="volume", disable=not progress)
-        written = []
-        with bar:
-            for job, outcome in crew.each(preprocess.process, todo, workers=workers, scheduler=scheduler):
+        with tqdm(total=len(jobs), desc="preprocess", unit="volume", disable=not progress) as bar:
+            skipped = set() if force else _there_already(jobs, bar)
+            todo = [job for job in jobs if job.scan.id not in skipped]
+            written = []
+            options = {"workers": workers, "scheduler": scheduler, "shared": root.absolute() / "preprocess.json"}
+            for job, outcome in crew.each(preprocess.process, todo, **options):
                 if isinstance(outcome, crew.Lost):
                     outcome = Outcome(job.scan.id, str(job.scan.path), outcome.reason)
-                _stop_if_fatal(outcome, root)
+                _stop_if_fatal(outcome)
                 (refused if outcome.reason else written).append(outcome)
                 bar.update()
         with _writable(root):
@@ -104,7 +106,7 @@ def _jobs(scans: Iterable, root: Path, contract: Contract, check: bool) -> tuple
         if reason:
             refused.append(Outcome(str(item.id), "" if item.path is None else str(item.path), reason))
         else:
-            jobs[item.id] = Job(item, root, contract, check)
+            jobs[item.id] = Job(item, root.absolute(), contract, check, Path.cwd())
     return [jobs[id] for id in sorted(jobs)], refused
 
 
@@ -114,12 +116,18 @@ def _bad_id(id: str) -> str:
     return ""
 
 
-def _done(job: Job) -> bool:
-    with _writable(job.root):
-        return preprocess.is_done(job)
+def _there_already(jobs: list[Job], bar: tqdm) -> set[str]:
+    """Ids that need no work. In threads: it is the waiting for a network file system that takes the time."""
+    there = set()
+    with _writable(jobs[0].root if jobs else Path()), ThreadPoolExecutor(8) as threads:
+        for job, done in zip(jobs, threads.map(preprocess.is_done, jobs), strict=True):
+            if done:
+                there.add(job.scan.id)
+                bar.update()
+    return there
 
 
-def _stop_if_fatal(outcome: Outcome, root: Path) -> None:
+def _stop_if_fatal(outcome: Outcome) -> None:
     if outcome.fatal:
         raise Refused(f"{outcome.reason}; what is finished is kept: make room (or give write permission) and run again to go on")
 
@@ -326,6 +334,7 @@ class Store:
 def check(path: Path | str, *, progress: bool = True) -> list[str]:
     """Reads every array back and holds it against the shape, type and hash of its record. One line per fault; none means the store is whole.
 
+    To repair, delete the files named and run `write` again.
     Raises: Refused when there is no finished store.
     """
     store, faults = open(path), []

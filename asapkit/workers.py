@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from asapkit.types import Refused
@@ -37,16 +39,18 @@ class Lost:
     reason: str
 
 
-def each(task: Callable[[J], R], jobs: Iterable[J], *, workers: int = 1, scheduler: str | None = None) -> Iterator[tuple[J, R | Lost]]:
+def each(
+    task: Callable[[J], R], jobs: Iterable[J], *, workers: int = 1, scheduler: str | None = None, shared: Path | None = None
+) -> Iterator[tuple[J, R | Lost]]:
     """Yields (job, result) as jobs finish, in no particular order. `task` is a module-level function that does not raise.
 
     One worker and no scheduler: everything runs in this process. More: processes with single-threaded mathematics; when one of them dies, the
     jobs then under way run again one at a time, and the one that kills its process again is given back as `Lost`.
 
-    Raises: Refused when the cluster of `scheduler` ("tcp://host:port") does not answer or goes away.
+    Raises: Refused when the cluster of `scheduler` ("tcp://host:port") does not answer, goes away, or has a worker that does not see `shared`.
     """
     if scheduler is not None:
-        return _on_dask(task, jobs, scheduler)
+        return _on_dask(task, deque(jobs), scheduler, shared)
     return ((job, task(job)) for job in jobs) if workers <= 1 else _in_processes(task, deque(jobs), workers)
 
 
@@ -120,30 +124,61 @@ def _one_at_a_time(task: Callable[[J], R], suspects: Iterable[J]) -> Iterator[tu
 # --- a Dask cluster that already runs
 
 
-def _on_dask(task: Callable[[J], R], jobs: Iterable[J], scheduler: str) -> Iterator[tuple[J, R | Lost]]:
+def _on_dask(task: Callable[[J], R], queue: deque[J], scheduler: str, shared: Path | None) -> Iterator[tuple[J, R | Lost]]:
     import distributed
 
     try:
         client = distributed.Client(scheduler, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise Refused(f"no Dask scheduler answers at {scheduler}: start one (dask scheduler) or leave it out ({type(error).__name__})") from error
-    queue = deque(jobs)
     with client:
-        running: dict = {}
-        stream = distributed.as_completed(loop=client.loop)
-        while queue or running:
-            slots = 2 * max(1, sum(client.nthreads().values()))  # asked again each time: clusters grow and shrink
-            while queue and len(running) < slots:
-                future = client.submit(task, queue[0], pure=False)
-                running[future.key] = queue.popleft()
-                stream.add(future)
-            future = next(stream)
-            if future.cancelled():
+        if shared is not None and (blind := [worker for worker, sees in client.run(os.path.exists, str(shared)).items() if not sees]):
+            raise Refused(f"Dask worker {blind[0]} does not see {shared}: data and store must lie in folders that all workers share")
+        suspects = []  # Dask also blames the jobs that happened to share a dying worker: try again, one at a time
+        for job, result in _submitted(client, task, queue, scheduler):
+            if isinstance(result, Lost):
+                suspects.append(job)
+            else:
+                yield job, result
+        for job in suspects:
+            yield from _submitted(client, task, deque([job]), scheduler)
+
+
+def _submitted(client, task: Callable[[J], R], queue: deque[J], scheduler: str) -> Iterator[tuple[J, R | Lost]]:
+    """At most one job per thread of the cluster under way; a cluster without workers is waited for `ANSWER_S` seconds."""
+    import distributed
+
+    running: dict = {}
+    alone_since = None
+    while queue or running:
+        threads = sum(client.nthreads().values())  # asked again each time: clusters grow and shrink
+        while queue and len(running) < max(1, threads):
+            future = client.submit(task, queue[0], pure=False)
+            running[future] = queue.popleft()
+        done = [future for future in running if future.done()]  # known locally: no round trip
+        time.sleep(0 if done else 0.02)
+        for future in done:
+            if future.cancelled() or client.status != "running":
                 raise Refused(f"the Dask cluster at {scheduler} went away; what is done is kept: run again to go on")
-            job, error = running.pop(future.key), future.exception()
-            if error is None:
-                yield job, future.result()
-            elif isinstance(error, distributed.KilledWorker):
-                yield job, Lost(DIED)
-            else:  # task itself does not raise: the workers cannot run it (another version, a missing package)
-                raise Refused(f"the Dask workers at {scheduler} cannot preprocess: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            try:
+                result = _outcome(future, scheduler)
+            except (TimeoutError, distributed.TimeoutError):
+                continue  # its worker died before handing it over: Dask runs it again
+            yield running.pop(future), result
+        alone_since = None if threads else (alone_since or time.monotonic())
+        if alone_since is not None and time.monotonic() - alone_since > ANSWER_S:
+            raise Refused(f"the Dask cluster at {scheduler} has no workers (left); start some and run again to go on")
+
+
+def _outcome(future, scheduler: str):
+    import distributed
+
+    try:
+        return future.result(timeout=ANSWER_S)
+    except distributed.KilledWorker:
+        return Lost(DIED)
+    except (TimeoutError, distributed.TimeoutError):
+        raise
+    except Exception as error:  # the task itself does not raise: the workers cannot run it (another version, a missing package)
+        line = " ".join(str(error).split())[:300]
+        raise Refused(f"the Dask workers at {scheduler} cannot preprocess: {type(error).__name__}: {line}") from error

@@ -209,6 +209,19 @@ if __name__ == "__main__":
 """
 
 
+def alive_in_session(session: int) -> list[int]:
+    """Processes of a session that still run (zombies do not)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session, *_ = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_midway_and_resumed_leaves_the_same_bytes_and_no_orphans(tmp_path, processes):
     scans = dataset(tmp_path / "d", 12)
@@ -216,12 +229,16 @@ def test_a_run_killed_midway_and_resumed_leaves_the_same_bytes_and_no_orphans(tm
     (tmp_path / "scans.pickle").write_bytes(pickle.dumps(scans))
     (tmp_path / "writer.py").write_text(SLOW_WRITER)
     command = [sys.executable, tmp_path / "writer.py", tmp_path / "scans.pickle", tmp_path / "killed", str(processes)]
-    writer = subprocess.Popen(command)
+    writer = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "killed").glob("records/*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
+    deadline = time.monotonic() + 10
+    while (orphans := alive_in_session(writer.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not orphans, "workers outlive the process that started them"
     count = len(list((tmp_path / "killed").glob("records/*.json")))
     assert 2 <= count < 12, "the kill came too late to test anything"
     with pytest.raises(Refused, match="unfinished"):
@@ -348,6 +365,7 @@ def test_check_names_every_damaged_layer(scans, tmp_path):
 
 def dies_on_seven(job: int) -> int:
     if job == 7:
+        time.sleep(0.5)  # Dask gives a worker up for good when it dies while starting
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
     return job * job
 
@@ -374,15 +392,31 @@ def test_a_volume_that_kills_its_worker_is_refused_by_name(scans, tmp_path, monk
 
 @pytest.fixture(scope="module")
 def cluster():
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+    ):
         yield local
 
 
 def test_a_dask_cluster_makes_the_same_bytes(cluster, made, scans, tmp_path):
     write(scans, tmp_path / "s", scheduler=cluster.scheduler_address)
     assert contents(tmp_path / "s") == contents(made.root)
+
+
+def test_relative_paths_reach_dask_workers_in_other_folders(cluster, scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(scans[0].path.parent)
+    relative = replace(scans[0], path=Path("v0.nii.gz"), organs=Path("organs/v0.nii.gz"), truth=Path("truth/v0.nii.gz"))
+    report = write([relative], os.path.relpath(tmp_path / "s"), scheduler=cluster.scheduler_address)
+    assert report.refused == () and store.open(tmp_path / "s").table.at["v0", "path"] == "v0.nii.gz"
+
+
+def test_a_dask_worker_that_sees_no_store_is_named(cluster, tmp_path):
+    with pytest.raises(Refused, match="does not see"):
+        list(workers.each(dies_on_seven, [1], scheduler=cluster.scheduler_address, shared=tmp_path / "elsewhere"))
 
 
 def test_a_dask_worker_that_dies_costs_its_own_job_only(cluster):
