@@ -29,6 +29,7 @@ PACKAGES = (
     "napari",
 )  # fmt: skip
 MIN_SHARED_SLICES = 8
+FOLD_ABOVE = 3
 # What `ct.read` refuses, by a word of its message.
 CODES = {
     "truncated": "truncated", "damaged": "damaged", "magic": "format", "no such": "missing", "spacing": "spacing", "NaN": "nan",
@@ -234,7 +235,21 @@ def check(scans: Iterable[Scan | Unusable], *, workers: int = 1, progress: bool 
     for found, hashes in tqdm(_visits(ready, workers), total=len(ready), desc="doctor", unit="volume", disable=not progress):
         findings += [f for f in found if f.level != "note"]
         seen += [hashes] if hashes else []
-    return findings + list(_shared_voxels(seen))
+    return _folded(findings + list(_shared_voxels(seen)))
+
+
+def _folded(findings: list[Finding]) -> list[Finding]:
+    """Errors as they are; a warning that many volumes share said once, with their number and the first of them."""
+    groups: dict[Finding, list[str]] = defaultdict(list)
+    for finding in findings:
+        groups[replace(finding, id="")].append(finding.id)
+    folded = []
+    for finding, ids in groups.items():
+        if finding.level == "error" or len(ids) <= FOLD_ABOVE:
+            folded += [replace(finding, id=id) for id in ids]
+        else:
+            folded.append(replace(finding, message=f"{finding.message} ({len(ids)} volumes: {', '.join(ids[:3])} ...)", id=f"{len(ids)} volumes"))
+    return folded
 
 
 def _visits(scans: list[Scan], workers: int) -> Iterator[tuple[list[Finding], _Seen | None]]:

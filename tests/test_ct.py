@@ -370,6 +370,19 @@ def test_spacing_comes_from_the_table_only_when_the_header_has_none(tmp_path):
     assert any("differs from the table" in w for w in good.warnings)
 
 
+def test_a_header_with_two_spacings_uses_its_affine_and_says_so(tmp_path):
+    path = write(tmp_path / "a.nii", body(), ras())
+    data = bytearray(path.read_bytes())
+    data[80:92] = np.float32([0.7, 0.7, 1.0]).tobytes()  # pixdim
+    path.write_bytes(bytes(data))
+    read = ct.read(path)
+    np.testing.assert_allclose(read.spacing_mm, (3, 3, 5))
+    assert any("pixdim" in w for w in read.warnings)
+    data[80:92] = bytes(12)  # zero there, and a good affine
+    path.write_bytes(bytes(data))
+    np.testing.assert_allclose(ct.read(path).spacing_mm, (3, 3, 5))
+
+
 # ---------------------------------------------------------------------------------------------------------------- refusals
 
 

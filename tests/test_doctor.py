@@ -176,6 +176,12 @@ def test_check_reads_every_volume_and_compares_their_voxels(tmp_path, workers):
     assert not {id for _, id in found} & {"whole", "other"}
 
 
+def test_a_warning_of_many_volumes_is_said_once(tmp_path):
+    scans = [scan(f"s{k}", saved(tmp_path / f"{k}.nii.gz", torso(seed=k))) for k in range(5)]
+    (one,) = [f for f in doctor.check(scans, progress=False) if "coarse pixels" in f.message]
+    assert "5 volumes: s0, s1, s2" in one.message
+
+
 def test_a_cut_that_lies_where_it_was_cut_is_only_a_copy(tmp_path):
     moved = affine(origin=(-180.0, -150.0, 100.0 + 6 * 15))
     scans = [scan("whole", saved(tmp_path / "whole.nii.gz", torso())), scan("cut", saved(tmp_path / "cut.nii.gz", torso()[:, :, 15:], moved))]
