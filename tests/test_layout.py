@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room (first name below asapkit) and the rooms that it may import. A module that is in no room fails: say where it belongs.
 WORDS = {"types", "config"}
 DATA = {
-    "ct", "formats", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
+    "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
 }  # fmt: skip
 NETS = {"vit3d", "language", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
@@ -28,7 +28,7 @@ STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "features"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "overlays", "charts", "explore", "viewer", "look"}
-RUNNING = {"parameters", "workflow", "evidence", "__main__"}
+RUNNING = {"examples", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),
@@ -66,7 +66,7 @@ def room(module: str) -> str:
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     """Dotted names that a file imports, anywhere in it unless told; imports for type checkers only do not count."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
     found = set()
 
@@ -142,7 +142,7 @@ def test_only_the_viewer_knows_napari_and_qt(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_files_and_functions_stay_short_and_well_named(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= MAX_FILE_LINES, f"{path.name}: {text.count(chr(10))} lines, at most {MAX_FILE_LINES}"
     assert not FORBIDDEN_NAMES & set(module_name(path).split(".")), f"{path.name}: say what it holds"
     for node in ast.walk(ast.parse(text)):
@@ -154,13 +154,13 @@ def test_files_and_functions_stay_short_and_well_named(path):
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__main__.py"], ids=module_name)
 def test_the_library_prints_nothing(path):
     """Progress goes through tqdm, the rest through logging and warnings; only the command line prints."""
-    calls = [n.lineno for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+    calls = [n.lineno for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
     assert not calls, f"{path.name} prints in line {calls[0]}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_functions_take_few_positional_arguments_and_no_boolean_ones(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_") or node.name in ("forward", "train"):
             continue  # private, or torch.nn.Module's own signatures
         positional = [a for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
@@ -171,7 +171,7 @@ def test_functions_take_few_positional_arguments_and_no_boolean_ones(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_no_debugger_and_no_fixed_device(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for wrong in (r"\.cuda\(", r"\bbreakpoint\(", r"\bi?pdb\b"):
         assert not re.search(wrong, text), f"{path.name} holds {wrong}"
 
@@ -186,12 +186,12 @@ def test_no_machine_path_is_tracked():
         path = ROOT / name
         if path.suffix in {".png", ".gz", ".npz", ".safetensors", ".parquet"} or not path.is_file():
             continue
-        hit = machine_path.search(path.read_text(errors="replace"))
+        hit = machine_path.search(path.read_text(encoding="utf-8", errors="replace"))
         assert not hit, f"{name} holds the machine path {hit.group()}..."
 
 
 def test_every_import_is_a_declared_dependency():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     declared = {re.split(r"[\[<>=~!; ]", line, maxsplit=1)[0].lower().replace("_", "-") for line in listed}
     for path in SOURCES:
