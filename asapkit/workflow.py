@@ -55,13 +55,13 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What a finished run is known by: the cells of the notebook and the parameters. Outputs and formatting do not count."""
-        cells = [c.get("source", "") for c in json.loads(self.notebook.read_text())["cells"]]
+        cells = [c.get("source", "") for c in json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]]
         sources = ["".join(s) if isinstance(s, list) else s for s in cells]
         return {"notebook": hashlib.sha256("\0".join(sources).encode()).hexdigest(), "parameters": json.loads(json.dumps(self.settings))}
 
     def is_finished(self) -> bool:
         try:
-            known = json.loads(self.record.read_text())
+            known = json.loads(self.record.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return False
         return {k: known.get(k) for k in ("notebook", "parameters")} == self.identity() and self.output.is_file()
@@ -145,7 +145,7 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not readable YAML: {_one_line(str(error))}") from error
 
@@ -190,7 +190,7 @@ def _write_record(job: Job, identity: dict, result: Result) -> None:
 
     record = identity | {"seconds": result.seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "asapkit": version()}
     partial = job.record.with_suffix(".json.part")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, job.record)
 
 
@@ -229,7 +229,7 @@ def export_html(notebook: Path, *, pictures_from: Path) -> Path:
     node = nbformat.read(notebook, as_version=4)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(node, {"metadata": {"name": notebook.stem, "path": str(pictures_from)}})
     target = notebook.with_suffix(".html")
-    target.write_text(html)
+    target.write_text(html, encoding="utf-8")
     return target
 
 

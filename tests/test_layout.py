@@ -154,7 +154,9 @@ def test_files_and_functions_stay_short_and_well_named(path):
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__main__.py"], ids=module_name)
 def test_the_library_prints_nothing(path):
     """Progress goes through tqdm, the rest through logging and warnings; only the command line prints."""
-    calls = [n.lineno for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+    calls = [
+        n.lineno for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
+    ]
     assert not calls, f"{path.name} prints in line {calls[0]}"
 
 

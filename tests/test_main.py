@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -91,8 +90,9 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch):
 def test_preprocess_tells_by_its_exit_code_what_was_refused(written, refused, code, tmp_path, monkeypatch, capsys):
     from asapkit import datasets, store
     from asapkit.datasets import ct_rate
+    from asapkit.preprocess import Outcome
 
-    rows = tuple(SimpleNamespace(id=f"train_{n}_a_1", reason="truncated file") for n in range(refused))
+    rows = tuple(Outcome(f"train_{n}_a_1", "", "truncated file") for n in range(refused))
     monkeypatch.setattr(ct_rate, "scans", lambda root: iter([datasets.Unusable("train_0_a_1", None, "truncated file")]))
     monkeypatch.setattr(store, "write", lambda *a, **k: store.Report(tuple(map(str, range(written))), (), rows))
     assert main(["preprocess", str(tmp_path), str(tmp_path / "store")]) == code

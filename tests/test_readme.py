@@ -14,9 +14,9 @@ import yaml
 from asapkit.__main__ import parser
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.S)
-TARGETS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), flags=re.M))
+TARGETS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
 
 
 def same(name: str) -> str:
@@ -25,12 +25,12 @@ def same(name: str) -> str:
 
 
 def pins() -> dict[str, str]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     return {same(name): version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def direct() -> set[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     written = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
     return {same(re.split(r"[\[<>=~!; ]", line, maxsplit=1)[0]) for line in written} - {"asapkit"}
 
@@ -98,12 +98,12 @@ def test_every_committed_figure_is_in_the_gallery_with_its_numbers():
 
 def test_every_direct_dependency_is_pinned_and_says_what_it_is_for():
     assert direct() <= set(pins()), f"not pinned: {', '.join(sorted(direct() - set(pins())))}"
-    lines = (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0].strip().splitlines()
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("dependencies = [")[1].split("]")[0].strip().splitlines()
     assert all("#" in line for line in lines)
 
 
 def test_pins_name_a_version_and_nothing_of_a_machine():
-    text = (ROOT / "constraints.txt").read_text()
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert "://" not in text
     assert "+cpu" not in text
     assert " @ " not in text
@@ -111,7 +111,7 @@ def test_pins_name_a_version_and_nothing_of_a_machine():
 
 
 def test_env_yml_holds_the_same_pins():
-    (pip,) = (item["pip"] for item in yaml.safe_load((ROOT / "env.yml").read_text())["dependencies"] if isinstance(item, dict))
+    (pip,) = (item["pip"] for item in yaml.safe_load((ROOT / "env.yml").read_text(encoding="utf-8"))["dependencies"] if isinstance(item, dict))
     listed = {same(name): version for name, _, version in (line.partition("==") for line in pip if "==" in line)}
     assert listed == {name: pins()[name] for name in direct()}
     assert "-c constraints.txt" in pip, "what is not listed is held by the same file"
@@ -121,6 +121,6 @@ def test_env_yml_holds_the_same_pins():
 def test_citation_and_version_agree():
     import asapkit
 
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == asapkit.__version__
     assert cited["license"] == "Apache-2.0"
