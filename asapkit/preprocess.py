@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ LAYERS = {
 
 CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follows the cache sizes of the machine
 LUNG_HU = (-950, -500)
+_ONE_AT_A_TIME = threading.Lock()  # a Dask worker may run several of us as threads
 PARTIAL = ".partial"  # files being written; emptied when a run starts and ends
 RESERVED = (
     "id", "patient", "study", "split", "findings", "impression", "path", "shape_x", "shape_y", "shape_z", "affine", "hu_min", "hu_max",
@@ -179,23 +182,35 @@ def record_path(root: Path, id: str) -> Path:
 
 
 def encode(array: np.ndarray, layer: str) -> bytes:
-    """A compressed array as the bytes of a `.b2nd` file; one thread, since several order the blocks as they finish."""
+    """A compressed array as the bytes of a `.b2nd` file; the same on every machine."""
     spec = LAYERS[layer]
     x, *rest = array.shape
-    packed = blosc2.asarray(
-        array,
-        chunks=(min(x, CHUNK_X), *rest),
-        blocks=(min(x, BLOCK_X), *rest),
-        cparams={
-            "codec": blosc2.Codec[spec["codec"]],
-            "clevel": spec["level"],
-            "filters": [blosc2.Filter[spec["filter"]]],
-            "filters_meta": [0],
-            "typesize": array.itemsize,
-            "nthreads": 1,
-        },
-    )
-    return packed.to_cframe()
+    with _ONE_AT_A_TIME, _one_blosc_thread():
+        packed = blosc2.asarray(
+            array,
+            chunks=(min(x, CHUNK_X), *rest),
+            blocks=(min(x, BLOCK_X), *rest),
+            cparams={
+                "codec": blosc2.Codec[spec["codec"]],
+                "clevel": spec["level"],
+                "filters": [blosc2.Filter[spec["filter"]]],
+                "filters_meta": [0],
+                "typesize": array.itemsize,
+                "nthreads": 1,
+            },
+        )
+        return packed.to_cframe()
+
+
+@contextmanager
+def _one_blosc_thread():
+    """Several threads order the blocks as they finish, and blosc2 lets BLOSC_NTHREADS overrule what it is told and notes it in the file."""
+    before = os.environ.get("BLOSC_NTHREADS")
+    os.environ["BLOSC_NTHREADS"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("BLOSC_NTHREADS") if before is None else os.environ.update(BLOSC_NTHREADS=before)
 
 
 def decode(path: Path) -> blosc2.NDArray:
@@ -249,6 +264,9 @@ def source(job: Job) -> dict:
 def fingerprint(path: Path) -> str:
     """Short hash of a file's size, head and tail (a gzip file's tail holds the checksum of all of it), or of a folder's names and sizes."""
     path, digest = Path(path), hashlib.sha256()
+    if not path.exists() and "#" in path.name:  # archive.zip#SERIES: another series is another volume
+        digest.update(path.name.encode())
+        path = path.with_name(path.name.rsplit("#", 1)[0])
     if path.is_dir():
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())

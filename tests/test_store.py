@@ -173,6 +173,15 @@ def test_order_and_number_of_workers_do_not_change_a_byte(made, scans, tmp_path)
     assert contents(tmp_path / "two") == contents(made.root)
 
 
+def test_the_user_s_thread_settings_do_not_change_a_byte(made, scans, tmp_path, monkeypatch):
+    for threads in (None, "3"):
+        monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
+        if threads:
+            monkeypatch.setenv("BLOSC_NTHREADS", threads)
+        write(scans, tmp_path / f"s{threads}")
+        assert contents(tmp_path / f"s{threads}") == contents(made.root) and os.environ.get("BLOSC_NTHREADS") == threads
+
+
 def test_a_second_run_skips_and_new_texts_are_taken_over_without_touching_voxels(scans, tmp_path):
     write(scans[:2], tmp_path / "s")
     voxels = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*.b2nd")}
@@ -357,7 +366,8 @@ def test_check_names_every_damaged_layer(scans, tmp_path):
     assert [f.split(": ")[0] for f in faults] == ["v0", "v1", "v2"] and "hash" in faults[0]
     with pytest.raises(Refused, match="missing; run the preprocess command again"):
         store.open(tmp_path / "s").organs("v1")
-    assert write(scans, tmp_path / "s").written == ("v1",)
+    assert write(scans, tmp_path / "s").written == ("v0", "v1", "v2"), "layers of another size than recorded are made again"
+    assert store.check(tmp_path / "s", progress=False) == []
 
 
 # --- many workers
