@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from asapkit import chest, ct
+from asapkit import chest, ct, formats
 from asapkit import organs as organ_masks
 from asapkit.datasets import Unusable
 from asapkit.types import Refused, Scan, Volume
@@ -168,7 +168,7 @@ def dataset(scans: Iterable[Scan | Unusable]) -> list[Finding]:
     for scan in good:
         if not (scan.findings.strip() or scan.impression.strip()):
             findings.append(Finding("error", "no_report", "a volume without a report", "add its report or drop it", scan.id))
-        if not scan.path.exists() and not scan.path.with_name(scan.path.name.partition("#")[0]).exists():
+        if not formats.on_disk(scan.path)[0].exists():
             findings.append(
                 Finding("error", "no_volume", f"a report without a volume: {scan.path.name} is missing", "fetch it or drop the row", scan.id)
             )

@@ -36,10 +36,8 @@ def load(path: Path | str, *, series: str | None = None) -> Raw:
     """
     from asapkit import dicom
 
-    path = Path(path)
-    if not path.exists() and "#" in path.name:
-        name, series = path.name.rsplit("#", 1)
-        path = path.with_name(name)
+    path, named = on_disk(path)
+    series = series or named
     if not path.exists():
         raise Refused(f"{path.name}: no such file; check the path")
     head = b""
@@ -65,6 +63,15 @@ def load(path: Path | str, *, series: str | None = None) -> Raw:
     if not head:
         raise Refused(f"{path.name}: the file is empty (0 bytes); fetch it again")
     raise Refused(f"{path.name}: neither NIfTI, NRRD, MetaImage, DICOM nor zip (wrong magic bytes {head[:4]!r}); check what it is")
+
+
+def on_disk(path: Path | str) -> tuple[Path, str | None]:
+    """The file or folder that `path` means, and the series that it names behind a hash, if any."""
+    path = Path(path)
+    if path.exists() or "#" not in path.name:
+        return path, None
+    name, series = path.name.rsplit("#", 1)
+    return path.with_name(name), series
 
 
 def sniff(head: bytes) -> str:

@@ -15,6 +15,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from asapkit import formats
 from asapkit.datasets import Unusable
 from asapkit.types import FINDINGS, Refused, Scan
 
@@ -78,7 +79,7 @@ def _problem(folder: Path, row: dict[str, str], id: str, seen: set[str]) -> str:
         return f"id {id!r} holds a path separator or nothing; choose a plain name"
     if id in seen:
         return f"id {id!r} is there twice; every volume needs its own"
-    if not path.exists() and not (path.with_name(path.name.partition("#")[0]).exists() and "#" in path.name):
+    if not formats.on_disk(path)[0].exists():
         return f"{row['path']}: no such volume (a report without a volume); fetch it or drop the row"
     if all(row.get(key, "").lower().rstrip(". ") in EMPTY for key in ("findings", "impression")):
         return f"{id}: the report is empty (a volume without a report); fill findings or impression, or drop the row"
