@@ -172,10 +172,10 @@ def pretrain(options) -> int:
 
 
 def evaluate(options) -> int:
-    from asapkit import tasks
+    from asapkit import scores
 
-    scores = tasks.evaluate(options.encoder, options.data, tasks=options.tasks, out=options.out)
-    print(scores.to_string(index=False))
+    table = scores.evaluate(options.encoder, options.data, tasks=options.tasks, out=options.out)
+    print(table.to_string(index=False))
     return GOOD
 
 
@@ -201,10 +201,10 @@ def run(options) -> int:
 
 
 def view(options) -> int:
-    from asapkit import store, viewer
-
     if options.sentence and not options.run:
         raise ValueError("--sentence needs --run, the run folder of the method that matches it")
+    from asapkit import store, viewer
+
     viewer.show(store.open(options.store), options.volume, run=options.run, sentence=options.sentence)
     return GOOD
 

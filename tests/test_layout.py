@@ -28,7 +28,7 @@ STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "features"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "overlays", "charts", "explore", "viewer", "look"}
-RUNNING = {"examples", "parameters", "workflow", "evidence", "__main__"}
+RUNNING = {"examples", "scores", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),

@@ -69,6 +69,10 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["pretrain", "absent", "run", "--set", "lr=1", "--set", "lr=2"], "--set lr is given twice"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", "Nodule.", "out"], "absent"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", " ", "out"], "the sentence is empty"),
+        (["evaluate", "absent", "."], ". is no store"),
+        (["evaluate", "absent", "nowhere"], "nowhere: no such folder"),
+        (["evaluate", "random", ".", "--tasks", "juggle"], "unknown task 'juggle'; there are"),
+        (["view", "absent", "train_1_a_1", "--sentence", "Nodule."], "--sentence needs --run"),
         (["run", "absent.ipynb"], "absent.ipynb: no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -128,11 +132,13 @@ def test_phantom_to_look_by_hand(tmp_path, capsys):
     import nibabel
 
     data, store, run, out = (str(tmp_path / n) for n in ("data", "store", "run", "out"))
-    assert main(["phantom", data, "--volumes", "8", "--seed", "1", "--scale", "toy", "--workers", "1"]) == 0
+    assert main(["phantom", data, "--volumes", "12", "--seed", "1", "--scale", "toy", "--workers", "1"]) == 0
     assert main(["doctor", data, "--workers", "1"]) == 0
     assert main(["preprocess", data, store, "--scale", "toy", "--workers", "1"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 1, "the run is there"
+    assert main(["evaluate", run, store, "--tasks", "classify", "--out", str(tmp_path / "scores")]) == 0
+    assert "macro" in (tmp_path / "scores" / "scores.csv").read_text()
     capsys.readouterr()
     scan = sorted((tmp_path / "data").rglob("train_*_1.nii.gz"))[0]
     assert main(["look", str(scan), "--run", run, "--sentence", "There is a nodule in the right upper lobe.", out]) == 0
