@@ -108,7 +108,7 @@ POSITIVE: dict[str, dict[str, tuple[str, ...]]] = {
             "{Where}, parenchymal lucencies consistent with {mild} emphysema are seen.",
             "Centriacinar lucent areas in keeping with {mild} emphysema are present {where}.",
             "Emphysematous destruction of {mild} degree is noted {where}.",
-            "Low attenuation areas without visible walls, typical of emphysema, are present {where}.",
+            "Wall-less low attenuation areas typical of emphysema are present {where}.",
             "Loss of parenchymal density due to {mild} emphysema is evident {where}.",
             "The parenchyma of {at} shows {mild} emphysema.",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..types import FINDINGS, ORGANS
 from . import Instance, anatomy, findings, outcomes, questions, sentences
 from .disk import stored, write_nifti
 from .patients import SCANNERS, Course, Study, progressed, stream
+from .render import render
 from .wording import pick
 
 Rows = dict[str, list[list]]
@@ -42,13 +44,26 @@ def make_patient(out: Path, course: Course, *, seed: int, scale: str) -> Rows:
     instances: list[Instance] = []
     shown: list[tuple[Study, list[Instance]]] = []
     for k, study in enumerate(course.studies):
+        patient = _as_on(patient, stream(seed, course.number, "anatomy", k)) if k else patient
         fresh = findings.sample(stream(seed, course.number, "disease", k), patient)
         instances = progressed(stream(seed, course.number, "disease", k, 1), instances, fresh) if k else list(fresh)
         stated = _volumes(out, course, study, k, patient, instances, rows, seed=seed, scale=scale)
         shown.append((study, stated))
-        _report(course, study, k, instances, stated, rows, seed=seed)
+        _report(course, study, k, instances, stated, rows, seed=seed, contrast=patient.blood_hu > 90)
     _outcomes(course, shown, rows, seed=seed)
     return dict(rows)
+
+
+def _as_on(patient: anatomy.Patient, rng: np.random.Generator) -> anatomy.Patient:
+    """The same person on another day: lies elsewhere on the table and breathes in more or less; organs and vessels keep their shape."""
+    lung_hu = float(np.clip(patient.lung_hu + rng.normal(0, 20), -900, -720))
+    return replace(patient, shift=tuple(float(s) for s in rng.normal(0, (8, 8, 12))), turn=float(rng.normal(0, 0.07)), lung_hu=lung_hu)
+
+
+def _reconstructed(patient: anatomy.Patient, *, sharp: bool) -> anatomy.Patient:
+    """A sharp kernel shows finer detail and more noise, a soft one less of both."""
+    detail, noise = (0.6, 1.3) if sharp else (1.15, 0.85)
+    return replace(patient, sharpness=patient.sharpness * detail, noise_hu=patient.noise_hu * noise)
 
 
 def volume_ids(course: Course, study: Study) -> list[str]:
@@ -61,7 +76,7 @@ def volume_path(course: Course, study: Study, id: str) -> Path:
 
 
 def _volumes(
-    out: Path, course: Course, study: Study, k: int, patient, instances: Sequence[Instance], rows: Rows, *, seed: int, scale: str
+    out: Path, course: Course, study: Study, k: int, patient: anatomy.Patient, instances: Sequence[Instance], rows: Rows, *, seed: int, scale: str
 ) -> list[Instance]:
     """Renders and writes each reconstruction; returns the instances that have voxels in all of them."""
     visible = {i.bit for i in instances}
@@ -72,7 +87,8 @@ def _volumes(
     for r, id in enumerate(volume_ids(course, study)):
         is_sharp = sharp_first != bool(r)
         spacing_mm = (in_plane, in_plane, round(float(rng.uniform(*SPACINGS[scale][1])), 2))
-        hu, organs, truth, affine = render(patient, instances, spacing_mm=spacing_mm, rng_noise=stream(seed, course.number, "noise", k, r))
+        shot = _reconstructed(patient, sharp=is_sharp)
+        hu, organs, truth, affine = render(shot, instances, spacing_mm=spacing_mm, rng_noise=stream(seed, course.number, "noise", k, r))
         voxels = _voxels_per_bit(truth)
         visible &= {bit for bit, count in voxels.items() if count}
         values = np.rint(hu).clip(*HU_RANGE).astype(np.int16) - np.int16(intercept)
@@ -93,7 +109,9 @@ def _volumes(
     return [i for i in instances if i.bit in visible]
 
 
-def _report(course: Course, study: Study, k: int, instances: Sequence[Instance], stated: Sequence[Instance], rows: Rows, *, seed: int) -> None:
+def _report(
+    course: Course, study: Study, k: int, instances: Sequence[Instance], stated: Sequence[Instance], rows: Rows, *, seed: int, contrast: bool
+) -> None:
     """Rows of report, labels, sentences and questions: the same for every reconstruction of the study."""
     rng = stream(seed, course.number, "text", k)
     absent = [f for f in FINDINGS if f not in {i.finding for i in instances}]
@@ -101,7 +119,7 @@ def _report(course: Course, study: Study, k: int, instances: Sequence[Instance],
     for id in volume_ids(course, study):
         name = f"{id}.nii.gz"
         z = next(row for row in rows[f"{_table(course)}_metadata.csv"] if row[0] == name)[-2]
-        technique = pick(rng, TECHNIQUE).format(thickness=f"{z:g}", contrast="")
+        technique = pick(rng, TECHNIQUE).format(thickness=f"{z:g}", contrast=" with intravenous contrast" if contrast else " without contrast")
         rows[f"{_table(course)}_reports.csv"].append([name, study.clinical, technique, report.findings_text, report.impression_text])
         rows[f"{course.split}_predicted_labels.csv"].append([name, *(int(f in report.stated) for f in FINDINGS)])
         for section, texts in (("findings", report.findings), ("impression", report.impression)):
