@@ -93,12 +93,3 @@ def test_a_store_without_labels_is_refused(store, features):
     bare.table = bare.table.drop(columns=["Emphysema"])
     with pytest.raises(Refused, match="Emphysema"):
         classify.fit(Bright(), bare, progress=False)
-
-
-def test_unknown_tasks_are_listed(tmp_path):
-    from asapkit import tasks
-
-    with pytest.raises(ValueError, match="classify, ground"):
-        tasks.evaluate("random", tmp_path, tasks=["nonsense"])
-    with pytest.raises(Refused, match="neither a store"):
-        tasks.evaluate("random", tmp_path)

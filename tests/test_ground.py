@@ -71,25 +71,31 @@ def test_the_organ_gate_keeps_other_organs_out():
 
 
 def test_a_method_that_sees_the_lesion_hits_it_and_one_that_sees_the_opposite_does_not(store, prior):
-    good = ground.score(Matcher(), prior, store, draws=50, progress=False)
+    good = ground.ground(Matcher(), store, prior=prior, draws=50, progress=False)
     assert good.summary["hit"] == 1
     assert good.summary["auroc"] > 0.999
     assert good.summary["iou"] == 1
     assert good.summary["intervals"]["hit-chance"]["low"] > 0.9
     assert good.summary["intervals"]["hit-other_patient"]["low"] > 0
-    bad = ground.score(Matcher(sign=-1), prior, store, draws=50, progress=False)
+    bad = ground.ground(Matcher(sign=-1), store, prior=prior, draws=50, progress=False)
     assert bad.summary["hit"] == 0
     assert bad.summary["auroc"] < 0.2
 
 
 def test_one_sentence_per_study_is_scored_and_only_of_held_out_patients(store, prior):
-    found = ground.score(Matcher(), prior, store, draws=20, progress=False)
+    found = ground.ground(Matcher(), store, prior=prior, draws=20, progress=False)
     held_out = store.table[store.table["split"] == "valid"]
     assert found.summary["sentences"] == held_out.loc[held_out["Lung nodule"] == 1, "study"].nunique()
     assert set(found.records["patient"]) <= set(held_out["patient"])
     assert found.table["finding"].tolist() == ["Lung nodule"]
     assert found.table["focal"].tolist() == [True]
     assert found.summary["focal"]["findings"] == ["Lung nodule"]
+
+
+def test_the_records_of_score_have_a_row_per_finding_and_the_macro_mean(store, prior):
+    table = ground.score(Matcher(), prior, store, progress=False)
+    assert table["finding"].tolist() == ["macro", "Lung nodule"]
+    assert table["hit"].tolist() == [1, 1]
 
 
 def test_another_patients_map_is_that_of_another_patient(store):
@@ -109,7 +115,7 @@ def test_the_location_prior_is_the_mean_training_truth_of_finding_and_side(store
 
 def test_where_every_lesion_lies_in_one_place_the_prior_knows_all_there_is():
     store = MemoryStore(patients=16, same_place=True)
-    found = ground.score(Matcher(), ground.fit(Bright(), store, progress=False), store, draws=20, progress=False)
+    found = ground.ground(Matcher(), store, draws=20, progress=False)
     assert found.summary["location_prior"] == found.summary["other_patient"] == 1
     assert found.summary["location_prior_auroc"] > 0.99
 

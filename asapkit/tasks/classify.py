@@ -276,13 +276,3 @@ def _notes(left_out: Sequence[Mapping[str, str]]) -> dict[str, str]:
         if reasons:
             notes[finding] = f"{reasons[0]} ({len(reasons)} of {len(left_out)} seeds)"
     return notes
-
-
-def evaluate(source: Path | str, store: Store, *, cache: Path | str | None = None, progress: bool = True) -> pd.DataFrame:
-    """The probe of one encoder (run folder, weights file, or "random") as rows of the benchmark: share, finding, metric, value, low, high, note."""
-    from asapkit import checkpoint
-    from asapkit.config import Config
-
-    encoder = checkpoint.random_encoder(Config.at(store.scale)) if str(source) == "random" else checkpoint.load_encoder(source)
-    scores, _ = compare({str(source): encoder}, store, cache=cache, progress=progress)
-    return scores.rename(columns={"auroc": "value"}).assign(metric="auroc")[["share", "finding", "metric", "value", "low", "high", "note"]]

@@ -55,8 +55,10 @@ class Grounding:
     summary: dict
 
 
-def fit(encoder: torch.nn.Module, store: Store, *, volumes: int = 400, progress: bool = True) -> Prior:
-    """The location prior from the truth of at most `volumes` training studies. `encoder` gives the grid; it is not run."""
+def fit(
+    encoder: torch.nn.Module, store: Store, *, volumes: int = 400, device: str = "cpu", cache: Path | str | None = None, progress: bool = True
+) -> Prior:
+    """The location prior from the truth of at most `volumes` training studies. `encoder` gives the grid; it is not run, on no `device`."""
     require_contract(getattr(encoder, "encoder", encoder), store)
     patch = patch_of(getattr(encoder, "encoder", encoder))
     sums: dict[tuple[str, str], np.ndarray] = {}
@@ -80,6 +82,22 @@ def score(
     *,
     gate: Gate = "none",
     device: str = "cpu",
+    cache: Path | str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Per finding and "macro": the columns of `measure`, means over sentences. `cache` has no use here: maps are not pooled features."""
+    found = ground(method, store, prior=prior, gate=gate, device=device, progress=progress)
+    macro = {name: value for name, value in found.summary.items() if name in found.table}
+    return pd.concat([pd.DataFrame([{"finding": "macro"} | macro]), found.table], ignore_index=True)
+
+
+def ground(
+    method: torch.nn.Module,
+    store: Store,
+    *,
+    prior: Prior | None = None,
+    gate: Gate = "none",
+    device: str = "cpu",
     batch_size: int = 8,
     max_volumes: int | None = None,
     draws: int = metrics.DRAWS,
@@ -87,32 +105,43 @@ def score(
 ) -> Grounding:
     """Grounds every positive sentence of the findings section of held-out patients, one volume per study.
 
-    gate: "organ" lets only patches with some of a named organ compete (for the method and for its map of another patient).
-    Raises: Refused when the store has no truth or another contract, or the method matches no sentences.
+    prior: of `fit`, made here where none is given. gate: "organ" lets only patches with some of a named organ compete (for the method and for
+    its map of another patient). Raises: Refused when the store has no truth or another contract, or the method matches no sentences.
     """
-    if not hasattr(method, "match"):
-        raise Refused(f"{type(method).__module__}: this recipe does not match sentences to patches; ground one that does, such as asap")
+    if not hasattr(method, "match") or not hasattr(method, "aligned"):
+        raise Refused(f"{type(method).__module__} does not match sentences to patches; ground the whole method of a recipe that does, such as asap")
     require_contract(method.encoder, store)
+    prior = fit(method, store, progress=progress) if prior is None else prior
     told = positive_sentences(store, train=False)
     ids = list(dict.fromkeys(told["id"]))[:max_volumes]
     method = method.to(device).eval()
-    seen = {
-        s.id: s for s in tqdm(_scenes(method, store, ids, device, batch_size), total=len(ids), desc="ground", unit="volume", disable=not progress)
-    }
+    seen = {}
+    for scene in tqdm(_scenes(method, store, ids, device, batch_size), total=len(ids), desc="ground", unit="volume", disable=not progress):
+        seen[scene.id] = scene
     patients = store.table["patient"].to_dict()
     rows = []
     for id, mine in told[told["id"].isin(ids)].groupby("id", sort=False):
-        truth, other = store.cropped(id, "truth")[0], seen[_another(id, ids, patients)]
-        maps = {scene.id: _match(method, scene, mine["sentence"].tolist(), device) for scene in (seen[id], other)}
-        for n, row in enumerate(mine.itertuples()):
-            share = patch_share((truth & np.uint32(row.bits)) != 0, patch_of(method.encoder))
-            similarity, k = (x[n] for x in maps[id])
-            base = {"id": id, "patient": patients[id], "finding": row.finding, "side": row.side, "sentence": int(row.index)}
-            strange = (maps[other.id][0][n], candidates(other, row.sentence, gate)) if other.id != id else None
-            rows.append(
-                base | measure(seen[id], row.sentence, share, (similarity, int(k)), gate=gate, strange=strange, prior=prior.at(row.finding, row.side))
-            )
-    return summarise(pd.DataFrame(rows), draws=draws)
+        rows += _grounded(method, store, mine, here=seen[id], other=seen[_another(id, ids, patients)], prior=prior, gate=gate, device=device)
+    records = pd.DataFrame(rows)
+    return summarise(records.assign(patient=records["id"].map(patients)), draws=draws)
+
+
+def _grounded(
+    method: torch.nn.Module, store: Store, told: pd.DataFrame, *, here: Scene, other: Scene, prior: Prior, gate: Gate, device: str
+) -> list[dict]:
+    """The records of one volume's sentences."""
+    truth, patch = store.cropped(here.id, "truth")[0], patch_of(method.encoder)
+    sentences = told["sentence"].tolist()
+    similarity, k = _match(method, here, sentences, device)
+    strange = _match(method, other, sentences, device)[0] if other.id != here.id else None
+    rows = []
+    for n, row in enumerate(told.itertuples()):
+        share = patch_share((truth & np.uint32(row.bits)) != 0, patch)
+        foreign = None if strange is None else (strange[n], candidates(other, row.sentence, gate))
+        known = prior.at(row.finding, row.side)
+        values = measure(here, row.sentence, share, (similarity[n], int(k[n])), gate=gate, strange=foreign, prior=known)
+        rows.append({"id": here.id, "finding": row.finding, "side": row.side, "sentence": int(row.index)} | values)
+    return rows
 
 
 # --- what there is to ground
@@ -282,19 +311,3 @@ def _means(records: pd.DataFrame, name: str, weights: np.ndarray) -> np.ndarray:
     stacked = np.stack(columns)
     count = (~np.isnan(stacked)).sum(0)
     return np.where(count > 0, np.nansum(stacked, axis=0) / np.maximum(count, 1), np.nan)
-
-
-def evaluate(source: Path | str, store: Store, *, cache: Path | str | None = None, progress: bool = True) -> pd.DataFrame:
-    """The grounding of one run as rows of the benchmark: finding, metric, value, low, high. `cache` is not used: maps are not pooled features."""
-    from asapkit import checkpoint
-
-    method = checkpoint.load_method(Path(source))
-    found = score(method, fit(method, store, progress=progress), store, progress=progress)
-    names = (*MEASURES, *BASELINES, "location_prior_auroc", "can_hit")
-    long = found.table.melt("finding", names, "metric", "value")
-    macro = pd.DataFrame([{"finding": "macro", "metric": m, "value": found.summary[m], **_ends(found.summary["intervals"].get(m))} for m in names])
-    return pd.concat([macro, long], ignore_index=True)
-
-
-def _ends(interval: dict | None) -> dict:
-    return {} if interval is None else {"low": interval["low"], "high": interval["high"]}
