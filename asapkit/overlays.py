@@ -1,0 +1,239 @@
+"""Pictures of patches over a scan: what is hidden, what was restored, features as colours, a sentence as a map. Offered through `figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+
+from asapkit.analysis import sentence_map as spread
+from asapkit.analysis import top_patches
+from asapkit.drawing import (
+    GREY,
+    ORGANS,
+    Cut,
+    Picture,
+    caption_inches,
+    corner,
+    ct,
+    cuts,
+    frame,
+    mosaic,
+    organ_outlines,
+    richest,
+    styled,
+    words,
+)  # fmt: skip
+from asapkit.types import ORGANS as ORGAN_NAMES
+
+SPOT = LinearSegmentedColormap.from_list(
+    "spot", [(0, (0.1, 0.0, 0.35, 0.0)), (0.35, (0.45, 0.05, 0.5, 0.25)), (0.7, (0.95, 0.35, 0.2, 0.6)), (1, (1, 0.95, 0.4, 0.8))]
+)
+"""Similarity over CT: the darker end is transparent, so that anatomy stays visible where a sentence points nowhere."""
+HIDDEN = (0.17, 0.18, 0.21, 1.0)
+Patch = tuple[int, int, int]
+
+
+def _grid(volume: np.ndarray, patch: Patch) -> tuple[int, int, int]:
+    if any(n % p for n, p in zip(volume.shape, patch, strict=True)):
+        raise ValueError(f"a volume of {volume.shape} voxels does not divide into patches of {tuple(patch)}: give the crop the encoder saw")
+    return tuple(n // p for n, p in zip(volume.shape, patch, strict=True))
+
+
+def _painted(values: np.ndarray, volume: np.ndarray, patch: Patch, *, interpolation: str = "nearest") -> np.ndarray:
+    """Patch values (N,) over the voxels of `volume`."""
+    return spread(np.asarray(values, dtype=np.float32).ravel(), _grid(volume, patch), patch=tuple(patch), interpolation=interpolation)
+
+
+def _lattice(ax: Axes, cut: Cut, patch: Patch) -> None:
+    """Patch borders on a plane."""
+    for axis, draw, length in zip(cut.axes[1:], (ax.vlines, ax.hlines), cut.size_mm[::-1], strict=True):
+        draw(np.arange(0, cut.shape[axis] + 1, patch[axis]) * cut.spacing_mm[axis], 0, length, color="white", linewidth=0.35, alpha=0.5)
+
+
+def _cover(ax: Axes, cut: Cut, gone: np.ndarray) -> None:
+    """Hidden patches in flat dark grey."""
+    width, height = cut.size_mm
+    ax.imshow(np.where(cut.take(gone)[..., None], HIDDEN, 0.0), origin="lower", extent=(0, width, 0, height), interpolation="nearest")
+
+
+def _mm(patch: Patch, spacing_mm: Sequence[float]) -> str:
+    return " x ".join(f"{p * s:.0f}" for p, s in zip(patch, spacing_mm, strict=True)) + " mm"
+
+
+@styled
+def patch_grid(
+    volume: np.ndarray, hidden: np.ndarray, *, spacing_mm: Sequence[float], patch: Patch, window: str = "lung", title: str = "", caption: str = ""
+) -> Picture:
+    """What the encoder sees: the crop cut into patches, and the same with the hidden patches, (N,) bool, taken away."""
+    views = cuts(volume, spacing_mm, ("axial", "coronal"))
+    gone = _painted(hidden, volume, patch) > 0.5
+    page, tiles = mosaic(
+        [views[0].size_mm[0]] * 2, [v.size_mm[1] for v in views], width=7.5, top=0.5 if title else 0.22, bottom=caption_inches(caption, width=7.5)
+    )
+    for row, cut in zip(tiles, views, strict=True):
+        for number, ax in enumerate(row):
+            ct(ax, cut, volume, window)
+            if number:
+                _cover(ax, cut, gone)
+            _lattice(ax, cut, patch)
+            frame(ax, cut)
+        corner(row[0], cut.plane)
+    tiles[0, 0].set_title(f"the crop: {hidden.size} patches of {_mm(patch, spacing_mm)}", pad=3)
+    tiles[0, 1].set_title(f"what the encoder sees: {int((~hidden.astype(bool)).sum())} patches", pad=3)
+    words(page, title=title, caption=caption)
+    return page
+
+
+@styled
+def organ_proportions(
+    volume: np.ndarray, organs: np.ndarray, proportions: np.ndarray, *, spacing_mm: Sequence[float], patch: Patch,
+    plane: str = "coronal", at: Sequence[int] | None = None, title: str = "", caption: str = "",
+) -> Picture:  # fmt: skip
+    """One plane with organ outlines, and the share of every patch's voxels in each of the nine organs, (N, 9) in [0, 1]."""
+    (cut,) = cuts(volume, spacing_mm, (plane,), at=richest(volume, organs=organs) if at is None else at)
+    page, tiles = mosaic([cut.size_mm[0]] * 5, [cut.size_mm[1]] * 2, top=0.28 if title else 0.02, bottom=caption_inches(caption))
+    ct(tiles[0, 0], cut, volume, "mediastinal")
+    organ_outlines(tiles[0, 0], cut, organs)
+    frame(tiles[0, 0], cut)
+    corner(tiles[0, 0], plane)
+    for ax, name, colour, share in zip(tiles.ravel()[1:], ORGAN_NAMES, ORGANS, proportions.T, strict=True):
+        painted = _painted(share, volume, patch)
+        cut.show(ax, painted, cmap=LinearSegmentedColormap.from_list(name, ["black", colour]), vmin=0, vmax=1, interpolation="nearest")
+        cut.outline(ax, organs == ORGAN_NAMES.index(name) + 1, color="white", width=0.6)
+        frame(ax, cut, marks=False, bar=False)
+        corner(ax, f"{name.replace('_', ' ')}, up to {cut.take(painted).max():.0%}")
+    words(page, title=title, caption=caption)
+    return page
+
+
+@styled
+def reconstruction(
+    volume: np.ndarray, hidden: np.ndarray, restored: np.ndarray, *, spacing_mm: Sequence[float], patch: Patch,
+    window: str = "lung", title: str = "", caption: str = "",
+) -> Picture:  # fmt: skip
+    """Input, what was visible, what the decoder restored (visible patches as they were), and how far off it is; HU throughout."""
+    views = cuts(volume, spacing_mm, ("axial", "coronal"))
+    gone = _painted(hidden, volume, patch) > 0.5
+    joined = np.where(gone, restored, volume)
+    off = np.abs(joined.astype(np.float32) - volume)
+    page, tiles = mosaic(
+        [views[0].size_mm[0]] * 4, [v.size_mm[1] for v in views], top=0.5 if title else 0.22, right=0.55, bottom=caption_inches(caption)
+    )
+    for row, cut in zip(tiles, views, strict=True):
+        for ax, shown in zip(row, (volume, volume, joined, None), strict=True):
+            if shown is not None:
+                ct(ax, cut, shown, window)
+        cut.show(row[3], off, cmap="magma", vmin=0, vmax=500, interpolation="nearest")
+        _cover(row[1], cut, gone)
+        for ax in row:
+            frame(ax, cut)
+        corner(row[0], f"{cut.plane}, {window} window")
+    error = off[gone].mean() if gone.any() else 0.0
+    headings = ("input", f"visible, {1 - hidden.mean():.0%}", "restored", f"off by {error:.0f} HU on average")
+    for ax, text in zip(tiles[0], headings, strict=True):
+        ax.set_title(text, pad=3)
+    _bar(page, tiles[-1, 3], "magma", Normalize(0, 500), "absolute difference, HU")
+    words(page, title=title, caption=caption)
+    return page
+
+
+def _bar(page: Picture, beside: Axes, colours: str | LinearSegmentedColormap, norm: Normalize, label: str) -> None:
+    """A slim colour bar to the right of a tile."""
+    from matplotlib.cm import ScalarMappable
+
+    box = beside.get_position()
+    width, _ = page.get_size_inches()
+    bar = page.colorbar(
+        ScalarMappable(norm, colours), cax=page.add_axes((box.x1 + 0.06 / width, box.y0 + 0.1 * box.height, 0.09 / width, 0.8 * box.height))
+    )
+    bar.set_label(label, fontsize=7, labelpad=2)
+    bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    if beside.get_facecolor()[:3] == (0, 0, 0) and isinstance(colours, LinearSegmentedColormap):
+        bar.ax.set_facecolor("black")
+
+
+@styled
+def pca_maps(
+    volume: np.ndarray, maps: Mapping[str, np.ndarray], *, spacing_mm: Sequence[float], patch: Patch, levels: int = 5,
+    interpolation: str = "nearest", title: str = "", caption: str = "",
+) -> Picture:  # fmt: skip
+    """Rows: the CT, then one encoder each with its PCA colours (gx, gy, gz, 3). Columns: axial slabs of patches from below to above."""
+    grid = _grid(volume, patch)
+    coloured = np.stack([m.any(-1) for m in maps.values()]).any(0).any((0, 1))
+    usable = np.flatnonzero(coloured) if coloured.any() else np.arange(grid[2])
+    slabs = usable[np.unique(np.linspace(0, len(usable) - 1, min(levels, len(usable))).round().astype(int))]
+    views = [Cut("axial", int(s * patch[2] + patch[2] // 2), tuple(spacing_mm), volume.shape) for s in slabs]
+    size = views[0].size_mm
+    page, tiles = mosaic([size[0]] * len(views), [size[1]] * (1 + len(maps)), top=0.28 if title else 0.02, left=0.28, bottom=caption_inches(caption))
+    for row, (name, colours) in zip(tiles, {"CT": None, **maps}.items(), strict=True):
+        row[0].text(-0.03, 0.5, name, rotation=90, ha="right", va="center", fontsize=9, transform=row[0].transAxes)
+        for ax, cut in zip(row, views, strict=True):
+            if colours is None:
+                ct(ax, cut, volume, "mediastinal")
+                corner(ax, f"z = {cut.index * spacing_mm[2]:.0f} mm")
+            else:
+                slab = np.swapaxes(colours[:, :, cut.index // patch[2]], 0, 1)
+                ax.imshow(slab, origin="lower", extent=(0, size[0], 0, size[1]), interpolation=interpolation)
+                cut.outline(ax, volume > -400, color="#FFFFFF55", width=0.5)
+            frame(ax, cut, marks=colours is None, bar=colours is None)
+    words(page, title=title, caption=caption, left=0.28)
+    return page
+
+
+@styled
+def sentence_maps(
+    volume: np.ndarray, rows: Sequence[Mapping], *, spacing_mm: Sequence[float], patch: Patch, window: str = "lung",
+    interpolation: str = "linear", title: str = "", caption: str = "",
+) -> Picture:  # fmt: skip
+    """One row per sentence: the scan with the truth's outline, then similarity over it, axial and coronal through the best patch.
+
+    A row holds `sentence` (text), `similarity` (N,), `k` (patches selected), and where known `truth` (Boolean volume), `note`, `volume`
+    (a scan of its own), `window`. White frames are those of the top k patches that the plane cuts.
+    """
+    size = cuts(volume, spacing_mm, ("axial", "coronal"))
+    tall = max(c.size_mm[1] for c in size)
+    page, tiles = mosaic(
+        [size[0].size_mm[0]] * 4, [tall] * len(rows), top=0.62 if title else 0.36, right=0.55, rows_gap=0.42, bottom=caption_inches(caption)
+    )
+    for tile, row in zip(tiles, rows, strict=True):
+        _sentence_row(page, tile, row.get("volume", volume), row, spacing_mm, patch, row.get("window", window), interpolation)
+    words(page, title=title, caption=caption)
+    return page
+
+
+def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpolation) -> None:
+    similarity, grid, truth = np.asarray(row["similarity"], float), _grid(volume, patch), row.get("truth")
+    top = top_patches(similarity, row["k"])
+    best = np.array(np.unravel_index(top[0], grid))
+    at = best * patch + np.array(patch) // 2
+    painted = _painted(similarity, volume, patch, interpolation=interpolation)
+    norm = Normalize(float(np.median(similarity)), float(similarity.max()))
+    planes = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
+    for number, (ax, cut) in enumerate(zip(tiles, planes, strict=True)):
+        ct(ax, cut, volume, window)
+        if number % 2:
+            cut.show(ax, painted, cmap=SPOT, norm=norm, interpolation="bilinear" if interpolation == "linear" else "nearest")
+            cut.boxes(ax, top, grid, patch)
+            cut.boxes(ax, top[:1], grid, patch, edgecolor="#00E5FF", linewidth=1.6)
+        if truth is not None:
+            cut.outline(ax, truth, color="#00E5A0", width=1.3)
+        frame(ax, cut)
+        corner(ax, cut.plane)
+    share = row["k"] / similarity.size
+    note = f"  ·  {row['note']}" if row.get("note") else ""
+    box = tiles[0].get_position()
+    height = page.get_size_inches()[1]
+    page.text(box.x0, box.y1 + 0.17 / height, f"“{row['sentence']}”", fontsize=8.5, va="bottom", style="italic")
+    page.text(box.x0, box.y1 + 0.04 / height, f"K = {row['k']} of {similarity.size} patches ({share:.1%}){note}", fontsize=7, va="bottom", color=GREY)
+    _bar(page, tiles[-1], SPOT, norm, "cosine similarity")
+
+
+def sentence_map(
+    volume: np.ndarray, similarity: np.ndarray, *, sentence: str, k: int, truth: np.ndarray | None = None, note: str = "", **how
+) -> Picture:
+    """`sentence_maps` with one row."""
+    return sentence_maps(volume, [{"sentence": sentence, "similarity": similarity, "k": k, "truth": truth, "note": note}], **how)
