@@ -19,11 +19,11 @@ import pytest
 
 from asapkit import reports
 from asapkit.datasets import ct_rate
-from asapkit.phantom import VERSION, cohort, disk, outcomes, questions
+from asapkit.phantom import VERSION, Instance, anatomy, cohort, disk, findings, outcomes, questions
 from asapkit.phantom.patients import CHRONIC, plan, progressed, stream
 from asapkit.types import FINDINGS, ORGANS, Refused
 
-VOLUMES = 16
+VOLUMES = 12
 SEED = 7
 
 
@@ -66,6 +66,7 @@ def test_a_cohort_grows_and_its_first_patients_stay(made, tmp_path):
         cohort.make(small, volumes=3, seed=SEED, scale="toy", progress=False)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(made, tmp_path):
     out = tmp_path / "killed"
     code = f"from asapkit.phantom import cohort; cohort.make({str(out)!r}, volumes={VOLUMES}, seed={SEED}, scale='toy', progress=False)"
@@ -251,8 +252,6 @@ def test_plans_hold_exactly_the_volumes_and_the_share(volumes):
 
 def test_follow_up_keeps_the_chronic_and_changes_the_acute(made):
     instances = table(made, "truth/instances.csv")
-    from asapkit.phantom import Instance
-
     before = [Instance(f, bit, "none", "", "", 1) for bit, f in enumerate(FINDINGS)]
     kept: Counter = Counter()
     for seed in range(200):
@@ -264,8 +263,6 @@ def test_follow_up_keeps_the_chronic_and_changes_the_acute(made):
 
 
 def test_worse_findings_mean_a_higher_hazard_and_a_higher_grade():
-    from asapkit.phantom import Instance
-
     mild, severe = ([Instance("Consolidation", 0, "left", ORGANS[0], "", s), Instance("Lung opacity", 1, "left", ORGANS[0], "", s)] for s in (1, 3))
     assert outcomes.log_hazard(severe, age=60) > outcomes.log_hazard(mild, age=60) > outcomes.log_hazard([], age=60)
     times = {h: [outcomes.survival(stream(0, k, "outcome"), h) for k in range(300)] for h in (0.0, 2.0)}
@@ -273,6 +270,22 @@ def test_worse_findings_mean_a_higher_hazard_and_a_higher_grade():
     assert 0.1 < np.mean([e for _, e in times[0.0]]) < np.mean([e for _, e in times[2.0]]) < 1
     grades = [np.mean([outcomes.severity(stream(1, k, "outcome"), what) for k in range(200)]) for what in ([], mild, severe)]
     assert grades[0] < grades[1] < grades[2]
+
+
+@pytest.mark.slow
+def test_prevalence_and_company_are_those_of_the_real_table():
+    """Over 2000 drawn patients: every finding within 3 points of its stated prevalence, and companions more often together than by chance."""
+    shown = np.zeros((2000, len(FINDINGS)), bool)
+    for number in range(len(shown)):
+        patient = anatomy.sample_patient(stream(11, number, "anatomy"))
+        for instance in findings.sample(stream(11, number, "disease", 0), patient):
+            shown[number, FINDINGS.index(instance.finding)] = True
+    for finding, share in zip(FINDINGS, shown.mean(0), strict=True):
+        assert abs(share - findings.PREVALENCE[finding]) < 0.04, finding
+    assert 3 < shown.sum(1).mean() < 4
+    for finding, (other, _) in findings.TOGETHER.items():
+        a, b = shown[:, FINDINGS.index(finding)], shown[:, FINDINGS.index(other)]
+        assert a[b].mean() > 1.2 * a[~b].mean(), finding
 
 
 def test_turning_axes_moves_no_voxel():

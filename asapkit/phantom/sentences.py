@@ -97,7 +97,7 @@ def _grouped(rng: np.random.Generator, instances: list[Instance]) -> list[list[I
     if instances[0].finding == "Medical material":
         return [[i] for i in instances]
     diffuse = instances[0].finding in _DIFFUSE
-    if len(instances) <= 3 and rng.random() < (0.25 if diffuse else 0.65):
+    if len(instances) <= 3 and rng.random() < (0.15 if diffuse else 0.45):
         return [[i] for i in instances]
     if len({i.side for i in instances}) > 1 and rng.random() < (0.3 if diffuse else 0.6):
         sides = list(dict.fromkeys(i.side for i in instances))
