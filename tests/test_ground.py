@@ -45,6 +45,7 @@ def test_measures_of_a_small_example_counted_by_hand():
 def test_a_lesion_too_small_for_any_patch_cannot_be_hit_but_is_still_mapped():
     m = ground.measure(scene([1, 1, 1]), TEXT, np.array([0, 0.02, 0], np.float32), (np.array([0.0, 1.0, 0.5]), 1))
     assert (m["hit"], m["can_hit"], m["chance"]) == (0, 0, 0)
+    assert (m["touch"], m["chance_touch"]) == (1, pytest.approx(1 / 3))
     assert m["top_k_inside"] == m["iou"] == 1
     assert m["auroc"] > 0.8  # voxels beside the lesion share its patch
 
@@ -124,7 +125,7 @@ def test_macro_is_over_findings_not_sentences():
     import pandas as pd
 
     row = {"id": "x", "side": "", "sentence": 0, "auroc": 0.5, "top_k_inside": 0.0, "iou": 0.0, "k": 1.0, "can_hit": 1.0, "truth_share": 0.01}
-    row |= dict.fromkeys((*ground.BASELINES, "other_patient_auroc", "location_prior_auroc"), 0.0)
+    row |= dict.fromkeys((*ground.BASELINES, *(f"{b}_touch" for b in ground.BASELINES), "touch", "other_patient_auroc", "location_prior_auroc"), 0.0)
     rows = [row | {"patient": f"p{n}", "finding": "Emphysema", "hit": 1.0} for n in range(9)]
     rows.append(row | {"patient": "p9", "finding": "Consolidation", "hit": 0.0, "truth_share": 0.5})
     found = ground.summarise(pd.DataFrame(rows), draws=20)

@@ -27,7 +27,7 @@ from asapkit.types import FINDINGS, ORGANS, Refused
 
 HIT = 0.1  # share of a patch's voxels in the truth that makes it a hit
 FOCAL = 0.05  # of the body patches
-MEASURES = ("hit", "auroc", "top_k_inside", "iou")
+MEASURES = ("hit", "auroc", "top_k_inside", "iou", "touch")
 BASELINES = ("chance", "organ_only", "other_patient", "location_prior")
 Gate = Literal["none", "organ"]
 
@@ -132,12 +132,11 @@ def _grounded(
     """The records of one volume's sentences."""
     truth, patch = store.cropped(here.id, "truth")[0], patch_of(method.encoder)
     sentences = told["sentence"].tolist()
-    similarity, k = _match(method, here, sentences, device)
-    strange = _match(method, other, sentences, device)[0] if other.id != here.id else None
+    (similarity, strange), k = _match(method, (here, other), sentences, device)
     rows = []
     for n, row in enumerate(told.itertuples()):
         share = patch_share((truth & np.uint32(row.bits)) != 0, patch)
-        foreign = None if strange is None else (strange[n], candidates(other, row.sentence, gate))
+        foreign = (strange[n], candidates(other, row.sentence, gate)) if other.id != here.id else None
         known = prior.at(row.finding, row.side)
         values = measure(here, row.sentence, share, (similarity[n], int(k[n])), gate=gate, strange=foreign, prior=known)
         rows.append({"id": here.id, "finding": row.finding, "side": row.side, "sentence": int(row.index)} | values)
@@ -191,10 +190,11 @@ def _scenes(method: torch.nn.Module, store: Store, ids: Sequence[str], device: s
                 yield Scene(id, aligned, body, organs)
 
 
-def _match(method: torch.nn.Module, scene: Scene, sentences: list[str], device: str) -> tuple[np.ndarray, np.ndarray]:
+def _match(method: torch.nn.Module, scenes: Sequence[Scene], sentences: list[str], device: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """Maps (S, N) of each scene, and K (S,). One call, since encoding the sentences is what takes the time; a map is patch by patch."""
     with torch.inference_mode():
-        similarity, k = method.match(scene.aligned.float().to(device), sentences)
-    return similarity.float().cpu().numpy(), k.cpu().numpy()
+        similarity, k = method.match(torch.cat([s.aligned for s in scenes]).float().to(device), sentences)
+    return np.split(similarity.float().cpu().numpy(), len(scenes), axis=1), k.cpu().numpy()
 
 
 def _another(id: str, ids: Sequence[str], patients: dict[str, str]) -> str:
@@ -225,15 +225,15 @@ def measure(
 ) -> dict[str, float]:
     """All numbers of one sentence. share: of each patch in the truth. found: similarity and K. strange: another patient's map and candidates.
 
-    hit: the best candidate has at least `HIT` of its voxels in the truth. auroc: of the map over the voxels of body patches. top_k_inside and
-    iou: of the K best candidates with the patches of the truth (those that would be hits; where none would, those that touch the truth).
-    can_hit: whether any patch would be a hit. truth_share: of the body patches, those of the truth. nan where a baseline cannot be had.
+    hit: the best candidate has at least `HIT` of its voxels in the truth; touch: any of them (a lesion smaller than that share of a patch can
+    be touched, but not hit; can_hit tells). auroc: of the map over the voxels of body patches. top_k_inside and iou: of the K best candidates
+    with the patches of the truth (those that would be hits; where none would, those that touch it). truth_share: of the body patches, those of
+    the truth. chance and organ_only: a random patch of the body, of the named organs. nan where a baseline cannot be had.
     """
     similarity, k = found
-    inside, body = candidates(scene, sentence, gate), candidates(scene, sentence, "none")
-    hits = share >= HIT
-    truth = (hits if (hits & body).any() else share > 0) & body
-    organ = candidates(scene, sentence, "organ")
+    inside, body, organ = (candidates(scene, sentence, g) for g in (gate, "none", "organ"))
+    hits, touched = share >= HIT, share > 0
+    truth = (hits if (hits & body).any() else touched) & body
     best = np.argsort(np.where(inside, -similarity, np.inf), kind="stable")[: min(k, int(inside.sum()))]
     chosen = np.zeros_like(truth)
     chosen[best] = True
@@ -242,20 +242,20 @@ def measure(
         "auroc": map_auroc(similarity, share, body),
         "top_k_inside": float(truth[best].mean()),
         "iou": float((chosen & truth).sum() / max((chosen | truth).sum(), 1)),
+        "touch": float(touched[best[0]]),
         "k": float(len(best)),
         "can_hit": float((hits & body).any()),
         "truth_share": float(truth.sum() / body.sum()),
         "chance": float(hits[body].mean()),
         "organ_only": float(hits[organ].mean()),
-        "other_patient": float("nan"),
-        "location_prior": float("nan"),
-        "other_patient_auroc": float("nan"),
-        "location_prior_auroc": float("nan"),
+        "chance_touch": float(touched[body].mean()),
+        "organ_only_touch": float(touched[organ].mean()),
     }
     for name, foreign in (("other_patient", strange), ("location_prior", None if prior is None else (prior, body))):
-        if foreign is not None:
-            out[name] = float(hits[np.argmax(np.where(foreign[1], foreign[0], -np.inf))])
-            out[f"{name}_auroc"] = map_auroc(foreign[0], share, body)
+        top = None if foreign is None else int(np.argmax(np.where(foreign[1], foreign[0], -np.inf)))
+        out[name] = float("nan") if top is None else float(hits[top])
+        out[f"{name}_touch"] = float("nan") if top is None else float(touched[top])
+        out[f"{name}_auroc"] = float("nan") if top is None else map_auroc(foreign[0], share, body)
     return out
 
 
@@ -290,7 +290,7 @@ def _macro(records: pd.DataFrame, draws: int) -> dict:
     """Macro means by name, and "intervals" of the hit rate, the map AUROC and the hit rate's lead over what needs no method."""
     weights, patients = metrics.cluster_weights(records["patient"].to_numpy(), draws=draws)
     weights = np.vstack([np.ones(len(records)), weights])
-    names = (*MEASURES, *BASELINES, "other_patient_auroc", "location_prior_auroc", "can_hit")
+    names = (*MEASURES, *BASELINES, *(f"{b}_touch" for b in BASELINES), "other_patient_auroc", "location_prior_auroc", "can_hit")
     means = {name: _means(records, name, weights) for name in names}
     leads = {f"hit-{name}": means["hit"] - means[name] for name in BASELINES}
     intervals = {name: metrics.interval(v[0], v[1:]).as_dict() for name, v in ({"hit": means["hit"], "auroc": means["auroc"]} | leads).items()}
