@@ -79,6 +79,7 @@ def run(
 
     Names and types of all settings are checked against the parameters cell of each notebook before anything runs. A notebook's parameter `out`,
     unless it is among the settings, is the cell's folder. Finished cells of a matrix are skipped; `skip_finished` says so, or not, for any run.
+    Finished means the same notebook with the same parameters: what lies in the folders that they name is not compared.
 
     Raises: ValueError or FileNotFoundError, before anything has run, for what cannot be run as given.
     """
