@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import blosc2
-import nibabel
 import numpy as np
 
 from asapkit import ct, organs
@@ -145,8 +144,13 @@ def truth_on(volume: Volume, path: Path) -> np.ndarray:
     A thin instance can slip between the voxels of a coarser grid: one that lost all its voxels keeps the grid voxel nearest to its middle (its
     own voxel that is closest to its centroid), if that lies in the field. So an instance in the field always has at least one voxel.
     """
-    image = nibabel.as_closest_canonical(nibabel.load(path))
-    fine = Volume(np.asanyarray(image.dataobj).astype(np.uint32), image.affine)
+    import nibabel
+
+    image = nibabel.load(path)  # exact integers: the reader of CT files turns wide ones into float32, which has 24 bits
+    array, affine = ct.to_ras(np.asanyarray(image.dataobj), image.affine)
+    if array.ndim != 3 or array.dtype.kind not in "ui":
+        raise Refused(f"{path.name}: truth is {array.ndim}-D {array.dtype}; it holds one bit per instance, uint32 (X, Y, Z)")
+    fine = Volume(array.astype(np.uint32, copy=False), affine)
     placed = ct.resample_labels(fine, volume).astype(np.uint32)
     lost = int(np.bitwise_or.reduce(fine.array, axis=None)) & ~int(np.bitwise_or.reduce(placed, axis=None))
     to_grid = np.linalg.inv(volume.affine) @ fine.affine

@@ -87,7 +87,7 @@ def write(
                 (refused if outcome.reason else written).append(outcome)
                 bar.update()
         with _writable(root):
-            tables.assemble(root, [job.scan for job in jobs], refused)
+            tables.assemble(root, [job.scan for job in jobs], refused, progress=progress)
         preprocess.clear_partial(root)
     order = sorted(refused, key=lambda r: (r.id, r.path, r.reason))
     return Report(tuple(sorted(o.id for o in written)), tuple(sorted(skipped)), tuple(order))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from asapkit import preprocess
 from asapkit.preprocess import LAYERS, Outcome
@@ -17,12 +18,13 @@ TEXT = ("id", "patient", "study", "split", "findings", "impression", "path")
 TRUTH = {"instances": ["id", "bit"], "sentences": ["id", "section", "index"]}  # and what they are sorted by
 
 
-def assemble(root: Path, scans: Iterable[Scan], refused: Iterable[Outcome]) -> None:
+def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, progress: bool = True) -> None:
     """Writes all tables of the store at `root` from its records, from `refused`, and from the truth tables beside the masks of `scans`.
 
     Rows of scans that earlier runs saw and this one did not are kept. Raises: OSError when the disk is full.
     """
-    records = [json.loads(file.read_text()) for file in sorted((root / "records").glob("*.json"))]
+    files = tqdm(sorted((root / "records").glob("*.json")), desc="tables", unit="volume", delay=3, disable=not progress)
+    records = [json.loads(file.read_text()) for file in files]
     volumes = _volumes(records)
     _save(root, "volumes", volumes)
     seen = {scan.id for scan in scans} | {outcome.id for outcome in refused} | set(volumes["id"])

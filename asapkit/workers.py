@@ -64,7 +64,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asapkit.preprocess"])
+    context.set_forkserver_preload(["asapkit.preprocess", "asapkit.doctor", "scipy.ndimage"])
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # the server inherits them before its numerical libraries count the cores
     try:

@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 
 from asapkit import config, ct, preprocess, store, workers
-from asapkit.datasets import Unusable
+from asapkit.datasets import Unusable, ct_rate
+from asapkit.phantom import cohort as phantom
 from asapkit.types import ORGANS, Refused, Scan
 
 TOY = config.Config.at("toy")
@@ -368,6 +369,46 @@ def test_check_names_every_damaged_layer(scans, tmp_path):
         store.open(tmp_path / "s").organs("v1")
     assert write(scans, tmp_path / "s").written == ("v0", "v1", "v2"), "layers of another size than recorded are made again"
     assert store.check(tmp_path / "s", progress=False) == []
+
+
+# --- whole datasets
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    return phantom.make(tmp_path_factory.mktemp("cohort") / "phantom", volumes=8, scale="toy", progress=False)
+
+
+def test_a_phantom_cohort_goes_in_whole_with_its_truth(cohort, tmp_path):
+    report = store.write(ct_rate.scans(cohort), tmp_path / "s", config=TOY, progress=False)
+    made = store.open(tmp_path / "s")
+    assert report.refused == () and len(made) == 8 and store.check(tmp_path / "s", progress=False) == []
+    assert made.table["has_organs"].all() and made.table["has_truth"].all() and {"time_days", "event"} <= set(made.table)
+    stated = made.sentences[(made.sentences["polarity"] == "positive") & (made.sentences["bits"] > 0)]
+    assert len(stated)
+    for row in made.instances.itertuples():
+        assert (made.truth(row.id) >> np.uint32(row.bit) & 1).any(), f"{row.finding} of {row.id} vanished"
+    for row in stated.groupby("id").first().reset_index().itertuples():
+        share = made.truth_share(row.id, row.bits, TOY.patch)
+        assert share.shape == (TOY.patches,) and share.dtype == np.float32 and share.min() >= 0 and share.max() <= 1
+
+
+def test_real_scans_at_the_papers_contract(shared, tmp_path):
+    folder = shared / "data" / "volumes"
+    files = {
+        "cta": "ts_chest_cta/example_ct.nii.gz", "lung1": "pyradiomics_lung1/lung1_image.nrrd", "nrrd": "cip_ct64/ct-64.nrrd",
+        "dicom": "cip_ct64/ct-64Dicom", "series": "lung_dx_a0002/Lung_Dx-A0002.zip#B40f", "abdomen": "ts_abdomen_not_chest/example_ct.nii.gz",
+        "slices": "cip_lobes_crop/crop_ct_2slices.nrrd",
+    }  # fmt: skip
+    base = config.Config.at("base")
+    scans = [Scan(id, id, id, folder / path, "Lungs are clear.") for id, path in files.items()]
+    report = store.write(scans, tmp_path / "s", config=base, progress=False)
+    assert report.written == ("cta", "dicom", "lung1", "nrrd", "series")
+    assert [r.id for r in report.refused] == ["abdomen", "slices"] and "not a chest" in report.refused[0].reason
+    made = store.open(tmp_path / "s")
+    assert np.abs(made.ct("nrrd").astype(int) - made.ct("dicom")).max() <= 1
+    assert "coarse slices" in made.table.at["series", "warnings"] and made.cropped("cta")[0].shape == base.crop
+    assert store.write(scans, tmp_path / "s", config=base, progress=False).skipped == report.written
 
 
 # --- many workers
