@@ -10,11 +10,12 @@ import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from asapkit import store as stores
 from asapkit.config import Config
@@ -141,9 +142,95 @@ def encoders(folders: dict[str, Path]) -> dict:
     return trained | {"random": checkpoint.random_encoder(next(iter(trained.values())).config)}
 
 
-def summary(probe: dict, differences: dict, grounding: dict, grounding_paper: dict) -> dict:
-    """The committed form of the result."""
-    return {"probe_macro_auroc": probe, "difference": differences, "grounding": grounding, "grounding_paper": grounding_paper}
+def scores(out: Path | str, *, plan: Plan, folders: dict[str, Path]) -> tuple[pd.DataFrame, dict]:
+    """Linear probes of every run and of `random`: table and summary, written to out/scores.csv and out/probes.json; read back if there."""
+    from asapkit.tasks import classify
+
+    out = Path(out)
+    table, held = out / "scores.csv", out / "probes.json"
+    if not (table.exists() and held.exists()):
+        rows, found = classify.compare(encoders(folders), stores.open(out / "store"), seeds=plan.seeds, cache=out / "features")
+        rows.to_csv(table, index=False)
+        write_json(held, found)
+    return pd.read_csv(table), json.loads(held.read_text())
+
+
+def grounding(out: Path | str, *, run: Path) -> dict:
+    """Grounding of one run on held-out patients: out/grounding_<run>.csv (per finding) and its summary, with the organ gate beside it."""
+    from asapkit import checkpoint
+    from asapkit.tasks import ground
+
+    out = Path(out)
+    table, held = out / f"grounding_{run.name}.csv", out / f"grounding_{run.name}.json"
+    if not (table.exists() and held.exists()):
+        method, store = checkpoint.load_method(run), stores.open(out / "store")
+        prior = ground.fit(method, store)
+        free, gated = (ground.ground(method, store, prior=prior, gate=gate) for gate in ("none", "organ"))
+        free.table.to_csv(table, index=False)
+        write_json(held, free.summary | {"organ_gate": gated.summary})
+    return json.loads(held.read_text())
+
+
+def experiment(out: Path | str, *, plan: Plan) -> dict:
+    """Everything from the cohort to the summary, resumable at every step; writes out/summary.json and returns it."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    require_plan(out, plan)
+    data(out, plan=plan)
+    folders = runs(out, plan=plan)
+    _, probes = scores(out, plan=plan, folders=folders)
+    grounded = {name: grounding(out, run=folders[name]) for name in ("asap", "asap_paper") if name in folders}
+    keys = ("hit", "chance", "other_patient", "organ_only", "location_prior", "auroc")
+    brief = {name: {key: found[key] for key in keys} | {"focal": {k: found["focal"].get(k) for k in keys}} for name, found in grounded.items()}
+    result = {
+        "probe_macro_auroc": probes["probe_macro_auroc"], "difference": probes["difference"], "gap_closed": probes.get("gap_closed", {}),
+        "grounding": brief.get("asap", {}), "grounding_paper": brief.get("asap_paper", {}),
+    }  # fmt: skip
+    write_json(out / "summary.json", result)
+    return result
+
+
+def require_plan(out: Path, plan: Plan) -> None:
+    """A folder holds one experiment. Raises: Refused if it holds another."""
+    from asapkit.phantom import VERSION
+
+    wanted = json.loads(json.dumps(asdict(plan) | {"phantom_version": VERSION, "config": asdict(plan.config()), "methods": METHODS}))
+    file = out / "plan.json"
+    if file.exists() and json.loads(file.read_text()) != wanted:
+        raise Refused(f"{out}: holds an experiment with other settings; choose another folder or delete it")
+    write_json(file, wanted)
+
+
+def demo(out: Path | str = "demo", *, plan: Plan | None = None, notebooks: Path | None = None) -> str:
+    """The short experiment, then every notebook as HTML on its store and runs; returns the closing table. Goes on where it was stopped."""
+    from asapkit import parameters, workflow
+
+    out = Path(out).resolve()
+    plan = PLANS["small"] if plan is None else plan
+    result = experiment(out, plan=plan)
+    folder = Path(__file__).resolve().parents[1] / "notebooks" if notebooks is None else Path(notebooks)
+    known = {"scale": plan.scale, "store": str(out / "store"), "runs": str(out / "runs"), "run": str(out / "runs" / "asap"), "steps": plan.steps,
+             "options": METHODS["asap"][1], "out": str(out / "figures")}  # fmt: skip
+    failures = []
+    for notebook in tqdm(sorted(folder.glob("[0-9][0-9]_*.ipynb")), desc="notebooks"):
+        settings = {k: v for k, v in known.items() if k in parameters.read(notebook)}
+        done = workflow.run([notebook], out=out / "notebooks", settings=settings, skip_finished=True)
+        failures += [f"{r.notebook}: {r.status}" for r in done if r.status == "failed"]
+    return closing_table(result, failures, out)
+
+
+def closing_table(result: dict, failures: list[str], out: Path) -> str:
+    rows = [("linear probe, macro AUROC", "value (95 % interval)")]
+    for name, v in sorted(result["probe_macro_auroc"].items(), key=lambda pair: -pair[1]["value"]):
+        rows.append((f"  {name}", f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})"))
+    for name, v in result["difference"].items():
+        rows.append((f"  {name}", f"{v['value']:+.3f} ({v['low']:+.3f} to {v['high']:+.3f})"))
+    rows.append(("grounding, highest patch in the truth", "hit / chance / other patient / organ only / location prior"))
+    for name, key in (("asap", "grounding"), ("asap_paper", "grounding_paper")):
+        if g := result[key]:
+            rows.append((f"  {name}", " / ".join(f"{g[k]:.3f}" for k in ("hit", "chance", "other_patient", "organ_only", "location_prior"))))
+    rows += [("written to", out.name + "/"), *(("failed", f) for f in failures)]
+    return as_lines(rows)
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -121,3 +121,22 @@ def reconstruct(method, store: Store, id: str) -> dict:
         "id": id, "hidden": hidden[0].numpy(), "volume": store.cropped(id)[0], "restored": ((volume + 1) * half + low).astype(np.float32),
         "error_hidden": rms(predicted - target), "error_mean": rms(target[~hidden].mean() - target),
     }  # fmt: skip
+
+
+def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]:
+    """Rows for `figures.sentence_maps`: positive sentences of a volume with their similarity map, K and truth, the largest truths first."""
+    import torch
+
+    said = sentences_of(store, id)
+    said = said[said["polarity"] == "positive"]
+    truth = store.cropped(id, "truth")[0] if store.truth(id) is not None else None
+    with torch.no_grad():
+        aligned = method.aligned(image(store, id))[0]
+        similarity, k = method.match(aligned, said["sentence"].tolist())
+    rows = []
+    for n, row in enumerate(said.itertuples()):
+        inside = None if truth is None else (truth & np.uint32(row.bits)) != 0
+        share = f"K = {int(k[n])} of {len(aligned)} patches ({int(k[n]) / len(aligned):.1%})"
+        rows.append({"sentence": row.sentence, "similarity": similarity[n].numpy(), "k": int(k[n]), "truth": inside, "note": share})
+    rows.sort(key=lambda r: 0 if r["truth"] is None else -int(r["truth"].sum()))
+    return rows[:most]
