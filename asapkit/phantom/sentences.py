@@ -86,7 +86,7 @@ def write(rng: np.random.Generator, instances: Sequence[Instance], *, absent: Se
     writer = _Writer(rng, absent)
     blocks = [writer.state(group) for finding in FINDINGS for group in _grouped(rng, [i for i in instances if i.finding == finding])]
     stated = sum(len(b) for b in blocks)
-    blocks += [[s] for s in writer.rest(int(rng.integers(*_SENTENCES)) - stated, follow_up)]
+    blocks += [[s] for s in writer.rest(int(rng.integers(*_SENTENCES)) - stated, follow_up=follow_up)]
     return Report(tuple(_ordered(rng, blocks)), tuple(writer.summary(instances)))
 
 
@@ -139,7 +139,7 @@ class _Writer:
             return [first, replace(first, text=text, polarity="uncertain", finding=other)]
         return [first]
 
-    def rest(self, number: int, follow_up: bool) -> list[Sentence]:
+    def rest(self, number: int, *, follow_up: bool) -> list[Sentence]:
         """Denials and normal anatomy; at least four, so that no report holds disease only."""
         choices = [(Sentence("", "negative", f, group=GROUPS[f]), NEGATIVE[f], 1.5 if f in _DENIED_OFTEN else 0.45) for f in self.absent]
         for topic, (group, unless, texts) in NORMAL.items():
