@@ -1,8 +1,4 @@
-"""The house style of every picture: paper size, colours, one slice of a CT with its marks, and how a figure is written to disk.
-
-Slices follow the radiologists' convention: the patient's right is on the left of axial and coronal pictures, anterior is up on axial
-pictures and left on sagittal ones. Distances on the page are millimetres, so pictures keep the patient's proportions.
-"""
+"""The house style of every picture: fonts, colours, a page of black tiles, words on it, and how a figure is written to disk."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import functools
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +14,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import Normal, Stroke
 
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
@@ -37,12 +30,13 @@ ENCODERS = {
     "mrm": "#009E73", "m3ae": "#D55E00",
 }  # fmt: skip
 """The colour that an encoder keeps through all charts; others take what is left of `CYCLE`."""
-ORGANS = ("#56B4E9", "#3D7FE0", "#B7E07A", "#F0E442", "#35B779", "#F2674A", "#F7A6C4", "#FFA630", "#E0355E")  # order of types.ORGANS
+ORGANS = ("#56B4E9", "#3D7FE0", "#B7E07A", "#F0E442", "#35B779", "#FF6A4D", "#C9A0FF", "#FFA630", "#FF2E88")  # order of types.ORGANS
 TRUTH = ("#00E5D0", "#FFD23F", "#FF6B9D", "#8CFF66", "#FF9F45", "#B79CFF", "#5EC8FF", "#F5F5F5")  # on dark CT; cycles over findings
-WINDOWS = {"lung": (-1350.0, 150.0), "mediastinal": (-160.0, 240.0), "bone": (-500.0, 1300.0), "full": (-1000.0, 1000.0)}  # HU at black and at white
-PLANES = {"axial": (2, 0, 1, "RLAP"), "coronal": (1, 0, 2, "RLSI"), "sagittal": (0, 1, 2, "APSI")}  # sliced axis, across, up, marks
 LIMIT = 400_000  # bytes of a saved picture
+LADDER = ((200, 0), (200, 96), (200, 64), (170, 64), (150, 64), (150, 48), (130, 48), (110, 48), (90, 48), (70, 32))  # dpi and grey levels; 0 all
+EDGE = 0.08  # inches around a picture
 GREY, INK = "#777777", "#222222"
+SHADE = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.2}  # behind writing on a scan
 
 
 class Picture(Figure):
@@ -67,11 +61,6 @@ def styled(draw: Callable[..., Picture]) -> Callable[..., Picture]:
     return inner
 
 
-def window_text(name: str) -> str:
-    low, high = WINDOWS[name]
-    return f"{name} window, W {high - low:.0f} L {(high + low) / 2:.0f} HU"
-
-
 def encoder_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour per encoder: the known ones keep theirs, others get an unused one each."""
     free = [c for c in CYCLE if c not in {ENCODERS.get(n) for n in names}] or list(CYCLE)
@@ -79,72 +68,9 @@ def encoder_colours(names: Sequence[str]) -> dict[str, str]:
     return {n: ENCODERS[n] if n in ENCODERS else free[others.index(n) % len(free)] for n in names}
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One plane through an array (X, Y, Z); page coordinates are millimetres from the array's first voxel edge."""
-
-    plane: str  # a key of PLANES
-    index: int
-    spacing_mm: tuple[float, float, float]
-    shape: tuple[int, int, int]
-
-    @property
-    def axes(self) -> tuple[int, int, int]:
-        return PLANES[self.plane][:3]
-
-    @property
-    def size_mm(self) -> tuple[float, float]:
-        _, across, up, _ = PLANES[self.plane]
-        return self.shape[across] * self.spacing_mm[across], self.shape[up] * self.spacing_mm[up]
-
-    def take(self, array: np.ndarray) -> np.ndarray:
-        """The plane as rows from the bottom of the page, columns along the array's axis (`Cut.show` turns the page's axis round)."""
-        return np.swapaxes(np.take(array, self.index, axis=self.axes[0]), 0, 1)
-
-    def show(self, ax: Axes, array: np.ndarray, **how) -> None:
-        """imshow of the plane, in millimetres, right way round."""
-        width, height = self.size_mm
-        ax.imshow(self.take(array), origin="lower", extent=(0, width, 0, height), **({"interpolation": "bicubic"} | how))
-
-    def outline(self, ax: Axes, mask: np.ndarray, *, color: str, width: float = 1.0, style: str = "solid") -> bool:
-        """Draws the border of a Boolean volume on this plane; False if the plane holds none of it."""
-        flat = self.take(mask)
-        if not flat.any():
-            return False
-        step = [self.spacing_mm[a] for a in self.axes[1:]]
-        x, y = ((np.arange(-1, n + 1) + 0.5) * s for n, s in zip(flat.shape[::-1], step, strict=True))
-        ax.contour(x, y, np.pad(flat.astype(np.float32), 1), levels=[0.5], colors=[color], linewidths=width, linestyles=style)
-        return True
-
-    def boxes(self, ax: Axes, patches: Sequence[int], grid: tuple[int, int, int], patch: tuple[int, int, int], **how) -> int:
-        """A frame around each of these patches (row-major indices) that this plane cuts; how many there were."""
-        drawn = 0
-        for place in zip(*np.unravel_index(np.asarray(patches, dtype=int), grid), strict=True):
-            through, across, up = (place[a] for a in self.axes)
-            if through == self.index // patch[self.axes[0]]:
-                size = [patch[a] * self.spacing_mm[a] for a in self.axes[1:]]
-                frame = {"fill": False, "edgecolor": "white", "linewidth": 1.0, "joinstyle": "miter"} | how
-                ax.add_patch(Rectangle((across * size[0], up * size[1]), *size, **frame))
-                drawn += 1
-        return drawn
-
-
-def busiest(plane: str, mask: np.ndarray) -> int:
-    """The slice index with most True voxels; the middle if there are none."""
-    axis = PLANES[plane][0]
-    count = mask.sum(axis=tuple(a for a in range(3) if a != axis))
-    return int(count.argmax()) if count.any() else mask.shape[axis] // 2
-
-
-def cuts(array: np.ndarray, spacing_mm: Sequence[float], planes: Sequence[str], *, at: Sequence[int] | None = None) -> list[Cut]:
-    """One Cut per plane through the voxel `at` (x, y, z), by default the middle."""
-    at = [n // 2 for n in array.shape[:3]] if at is None else at
-    return [Cut(p, int(np.clip(at[PLANES[p][0]], 0, array.shape[PLANES[p][0]] - 1)), tuple(spacing_mm), array.shape[:3]) for p in planes]
-
-
 def mosaic(
     widths_mm: Sequence[float], heights_mm: Sequence[float], *, width: float = 10.0, top: float = 0.6, bottom: float = 0.3,
-    left: float = 0.0, right: float = 0.0, gap: float = 0.05, rows_gap: float = 0.05,
+    left: float = EDGE, right: float = EDGE, gap: float = 0.05, rows_gap: float = 0.05,
 ) -> tuple[Picture, np.ndarray]:  # fmt: skip
     """A picture of black tiles at one millimetre scale: columns and rows of these sizes, margins in inches. Returns it with its axes (R, C)."""
     scale = (width - left - right - gap * (len(widths_mm) - 1)) / sum(widths_mm)
@@ -163,77 +89,32 @@ def mosaic(
     return page, tiles
 
 
-def frame(ax: Axes, cut: Cut, *, marks: bool = True, bar: bool = True) -> None:
-    """After drawing: centres the plane in its tile without distortion, writes side marks and a scale bar."""
-    width, height = cut.size_mm
-    box = ax.get_window_extent()
-    tall, wide = max(height, width * box.height / box.width), max(width, height * box.width / box.height)
-    ax.set(xlim=((width + wide) / 2, (width - wide) / 2), ylim=((height - tall) / 2, (height + tall) / 2), aspect="auto")
-    glow = [Stroke(linewidth=1.6, foreground="black"), Normal()]
-    if marks:
-        near, far, up, down = PLANES[cut.plane][3]
-        for text, x, y in ((near, 0.025, 0.5), (far, 0.975, 0.5), (up, 0.5, 0.965), (down, 0.5, 0.035)):
-            ax.text(x, y, text, color="#E8E8E8", fontsize=7, ha="center", va="center", transform=ax.transAxes, path_effects=glow)
-    if bar:
-        length = 50 if wide > 160 else 20 if wide > 60 else 5
-        x, y = (width + wide) / 2 - 0.04 * wide, (height - tall) / 2 + 0.035 * tall
-        ax.plot(
-            [x, x - length],
-            [y, y],
-            color="white",
-            linewidth=2,
-            solid_capstyle="butt",
-            path_effects=[Stroke(linewidth=3.2, foreground="black"), Normal()],
-        )
-        ax.text(x, y + 0.018 * tall, f"{length} mm", color="white", fontsize=6.5, ha="left", va="bottom", path_effects=glow)
-
-
-def corner(ax: Axes, text: str, *, where: str = "top left", color: str = "white") -> None:
-    """Small writing inside a tile."""
+def corner(ax: Axes, text: str, *, where: str = "top left") -> None:
+    """Small writing inside a tile, wrapped before it reaches the mark in the middle."""
     up, side = where.split()
+    inches = ax.get_window_extent().width / ax.get_figure().dpi
     ax.text(
-        0.02 if side == "left" else 0.98, 0.975 if up == "top" else 0.025, text, color=color, fontsize=6.8, ha=side, va=up,
-        transform=ax.transAxes, path_effects=[Stroke(linewidth=1.6, foreground="black"), Normal()],
+        0.015 if side == "left" else 0.985, 0.985 if up == "top" else 0.015, "\n".join(textwrap.wrap(text, max(9, int(6.6 * inches)))), color="white",
+        fontsize=6.8, ha=side, va=up, linespacing=1.25, transform=ax.transAxes, bbox=SHADE,
     )  # fmt: skip
 
 
-def words(page: Figure, *, title: str = "", caption: str = "", left: float = 0.0, columns: int = 0) -> None:
+def words(page: Figure, *, title: str = "", caption: str = "", left: float = EDGE) -> None:
     """Title above and caption below the whole picture; long captions wrap at the picture's width."""
     width, height = page.get_size_inches()
     if title:
         page.text(left / width, 1 - 0.05 / height, title, fontsize=10, fontweight="bold", ha="left", va="top", color=INK)
     if caption:
-        wrapped = "\n".join(textwrap.wrap(caption, columns or int((width - left) * 17)))
+        wrapped = "\n".join(textwrap.wrap(caption, int((width - 2 * EDGE) * 17)))
         page.text(left / width, 0.05 / height, wrapped, fontsize=7, ha="left", va="bottom", color=GREY, linespacing=1.35)
 
 
 def caption_inches(caption: str, *, width: float = 10.0) -> float:
     """Room that `words` needs below the tiles."""
-    return 0.1 + 0.135 * len(textwrap.wrap(caption, int(width * 17))) if caption else 0.05
+    return 0.1 + 0.135 * len(textwrap.wrap(caption, int((width - 2 * EDGE) * 17))) if caption else EDGE
 
 
-def ct(ax: Axes, cut: Cut, volume: np.ndarray, window: str, **how) -> None:
-    low, high = WINDOWS[window]
-    cut.show(ax, volume, cmap="gray", vmin=low, vmax=high, **how)
-
-
-def organ_outlines(ax: Axes, cut: Cut, organs: np.ndarray | None) -> None:
-    for label in np.unique(cut.take(organs)[cut.take(organs) > 0]) if organs is not None else ():
-        cut.outline(ax, organs == label, color=ORGANS[label - 1], width=0.9)
-
-
-def bits_of(truth: np.ndarray) -> list[int]:
-    """Bits set anywhere, without a pass over the volume per bit."""
-    joined = int(np.bitwise_or.reduce(truth, axis=None))
-    return [b for b in range(32) if joined >> b & 1]
-
-
-def truth_outlines(ax: Axes, cut: Cut, truth: np.ndarray | None, colours: Mapping[int, str]) -> None:
-    for bit, colour in colours.items() if truth is not None else ():
-        cut.outline(ax, (truth >> np.uint32(bit)) & 1 > 0, color=colour, width=1.3)
-
-
-def legend(page: Picture, entries: Mapping[str, str], *, caption: str, left: float = 0.0) -> None:
+def legend(page: Picture, entries: Mapping[str, str], *, caption: str, left: float = EDGE) -> None:
     """Coloured names above the caption."""
     width, height = page.get_size_inches()
     lines = [Line2D([], [], color=colour, linewidth=2.5, label=name.replace("_", " ")) for name, colour in entries.items()]
@@ -247,12 +128,6 @@ def legend_inches(caption: str, entries: int) -> float:
     return caption_inches(caption) + 0.04 + 0.175 * -(-entries // 5)
 
 
-def richest(volume: np.ndarray, *, organs: np.ndarray | None = None, truth: np.ndarray | None = None) -> list[int]:
-    """The voxel that shows most: of the truth, else of the heart, else the middle."""
-    mask = truth > 0 if truth is not None and truth.any() else organs == 6 if organs is not None else None
-    return [n // 2 for n in volume.shape] if mask is None else [busiest(p, mask) for p in ("sagittal", "coronal", "axial")]
-
-
 def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -> Path:
     """Writes out/<name>.png (at most 400 kB) and out/<name>.csv, the numbers drawn. Same figure, same bytes. Returns the picture's path.
 
@@ -260,8 +135,8 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    for dpi, colours in ((200, 0), (200, 256), (170, 256), (140, 256), (110, 256), (90, 256), (70, 128)):
-        data = _png(figure, dpi=dpi, colours=colours)
+    for dpi, greys in LADDER:
+        data = _png(figure, dpi=dpi, greys=greys)
         if len(data) <= LIMIT:
             break
     else:
@@ -272,15 +147,32 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -
     return path
 
 
-def _png(figure: Figure, *, dpi: int, colours: int = 0) -> bytes:
+def _png(figure: Figure, *, dpi: int, greys: int = 0) -> bytes:
     from PIL import Image
 
     raw = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
     image = Image.open(raw).convert("RGB")
-    if colours:
-        image = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    if greys:
+        image = _palette(np.asarray(image), greys)
     small = io.BytesIO()
     image.save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+def _palette(rgb: np.ndarray, greys: int):
+    """256 colours of which `greys` are an even grey scale: CT and text keep theirs, what is coloured gets the rest to itself."""
+    from PIL import Image
+
+    grey = np.ptp(rgb.astype(np.int16), axis=-1) <= 10
+    index = np.empty(grey.shape, np.uint8)
+    index[grey] = np.rint(rgb[grey].mean(-1) * (greys - 1) / 255)
+    palette = [level for step in range(greys) for level in [round(255 * step / (greys - 1))] * 3]
+    if not grey.all():
+        coloured = Image.fromarray(rgb[~grey][None]).quantize(256 - greys, method=Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        index[~grey] = np.asarray(coloured)[0] + greys
+        palette += coloured.getpalette()
+    image = Image.fromarray(index, mode="P")
+    image.putpalette(palette)
+    return image

@@ -13,30 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from asapkit.charts import effective_rank, grounding_bars, history, probe_bars, probe_dots, selected_k, spectra
-from asapkit.drawing import (
-    GREY,
-    INK,
-    ORGANS,
-    TRUTH,
-    Picture,
-    bits_of,
-    caption_inches,
-    corner,
-    ct,
-    cuts,
-    frame,
-    legend,
-    legend_inches,
-    mosaic,
-    organ_outlines,
-    richest,
-    save,
-    styled,
-    truth_outlines,
-    window_text,
-    words,
-)  # fmt: skip
+from asapkit.drawing import EDGE, GREY, INK, ORGANS, TRUTH, Picture, caption_inches, corner, legend, legend_inches, mosaic, save, styled, words
 from asapkit.overlays import organ_proportions, patch_grid, pca_maps, reconstruction, sentence_map, sentence_maps
+from asapkit.planes import bits_of, ct, cuts, frame, organ_outlines, richest, truth_outlines, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
 
 __all__ = [
@@ -63,7 +42,7 @@ def slices(
     colours = {b: TRUTH[i % len(TRUTH)] for i, b in enumerate(bits_of(truth))} if truth is not None else {}
     shown = {ORGAN_NAMES[o - 1]: ORGANS[o - 1] for o in np.unique(organs) if o} if organs is not None else {}
     entries = shown | {(names or {}).get(b, f"finding {b}"): c for b, c in colours.items()}
-    tall, top = max(v.size_mm[1] for v in views), 0.28 if title else 0.02
+    tall, top = max(v.size_mm[1] for v in views), 0.3 if title else EDGE
     page, tiles = mosaic([v.size_mm[0] for v in views], [tall] * len(windows), top=top, bottom=legend_inches(caption, len(entries)))
     for row, window in zip(tiles, windows, strict=True):
         for ax, cut in zip(row, views, strict=True):
@@ -71,7 +50,7 @@ def slices(
             organ_outlines(ax, cut, organs)
             truth_outlines(ax, cut, truth, colours)
             frame(ax, cut)
-            corner(ax, f"{cut.plane}, {'xyz'[cut.axes[0]]} = {(cut.index + 0.5) * cut.spacing_mm[cut.axes[0]]:.0f} mm")
+            corner(ax, f"{cut.plane}, {'xyz'[cut.axes[0]]}\u00a0=\u00a0{(cut.index + 0.5) * cut.spacing_mm[cut.axes[0]]:.0f}\u00a0mm")
         corner(row[-1], window_text(window), where="bottom right")
     words(page, title=title, caption=caption)
     if entries:
@@ -93,7 +72,7 @@ def scan_sheet(
     stated = [i for i, b in enumerate(bits) if b and truth is not None]
     colours = {i: TRUTH[n % len(TRUTH)] for n, i in enumerate(stated)}
     entries = {ORGAN_NAMES[o - 1]: ORGANS[o - 1] for o in np.unique(organs) if o} if organs is not None else {}
-    top = 0.28 if title else 0.02
+    top = 0.3 if title else EDGE
     heights, bottom = [axial.size_mm[1], coronal.size_mm[1]], legend_inches(caption, len(entries))
     page, tiles = mosaic([axial.size_mm[0]] * 2, heights, right=3.9, top=top, bottom=bottom)
     for row, cut in zip(tiles, (axial, coronal), strict=True):
@@ -139,7 +118,7 @@ def gallery(items: Sequence[Mapping], *, views: Sequence[tuple[str, str]] = GALL
     columns = [cuts(i["volume"], i["spacing_mm"], [p for p, _ in views], at=i.get("at")) for i in items]
     heights = [max(c[r].size_mm[1] for c in columns) for r in range(len(views))]
     widths = [max(cut.size_mm[0] for cut in c) for c in columns]
-    page, tiles = mosaic(widths, heights, top=0.5 if title else 0.22, bottom=caption_inches(caption) + 0.3)
+    page, tiles = mosaic(widths, heights, top=0.52 if title else 0.28, bottom=caption_inches(caption) + 0.3)
     height = page.get_size_inches()[1]
     for number, (item, column) in enumerate(zip(items, columns, strict=True)):
         for ax, cut, (plane, window) in zip(tiles[:, number], column, views, strict=True):
@@ -171,7 +150,7 @@ def preprocess_steps(steps: Sequence[Step], *, title: str = "", caption: str = "
     views = [cuts(s.volume, s.spacing_mm, ("axial", "coronal")) for s in steps]
     wide = max(v.size_mm[0] for pair in views for v in pair)
     heights = [max(pair[r].size_mm[1] for pair in views) for r in range(2)]
-    page, tiles = mosaic([wide] * len(steps), [*heights, 0.55 * wide], top=0.68 if title else 0.42, bottom=caption_inches(caption) + 0.42)
+    page, tiles = mosaic([wide] * len(steps), [*heights, 0.55 * wide], top=0.68 if title else 0.42, bottom=caption_inches(caption) + 0.4)
     for step, pair, column in zip(steps, views, tiles.T, strict=True):
         for cut, ax in zip(pair, column, strict=False):
             ct(ax, cut, step.volume, "full", interpolation="nearest")
@@ -189,9 +168,9 @@ def _values(ax: Axes, volume: np.ndarray) -> None:
     """Histogram of HU in a tile of a mosaic."""
     box = ax.get_position()
     ax.set_position((box.x0 + 0.03 * box.width, box.y0, 0.94 * box.width, box.height * 0.86))
-    ax.set(facecolor="white", xlim=(-2100, 2100), yscale="log", xticks=[-1000, 0, 1000])
-    ax.set_ylim(auto=True)
-    ax.hist(np.clip(volume, -2100, 2100).ravel()[:: max(1, volume.size // 400_000)], bins=105, range=(-2100, 2100), color="#0072B2", density=True)
+    ax.autoscale(axis="y")
+    ax.set(facecolor="white", xlim=(-2100, 2100), xticks=[-1000, 0, 1000])
+    ax.hist(np.clip(volume, -2100, 2100).ravel()[:: max(1, volume.size // 400_000)], bins=105, range=(-2100, 2100), color="#0072B2", log=True)
     ax.axvspan(-1000, 1000, color="#0072B2", alpha=0.07, linewidth=0)
     ax.set_yticks([], [])
     ax.minorticks_off()

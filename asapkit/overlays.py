@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
 
 from asapkit.analysis import sentence_map as spread
 from asapkit.analysis import top_patches
-from asapkit.drawing import (
-    GREY,
-    ORGANS,
-    Cut,
-    Picture,
-    caption_inches,
-    corner,
-    ct,
-    cuts,
-    frame,
-    mosaic,
-    organ_outlines,
-    richest,
-    styled,
-    words,
-)  # fmt: skip
+from asapkit.drawing import EDGE, GREY, ORGANS, TRUTH, Picture, caption_inches, corner, mosaic, styled, words
+from asapkit.planes import Cut, busiest, ct, cuts, frame, organ_outlines, richest
 from asapkit.types import ORGANS as ORGAN_NAMES
 
-SPOT = LinearSegmentedColormap.from_list(
-    "spot", [(0, (0.1, 0.0, 0.35, 0.0)), (0.35, (0.45, 0.05, 0.5, 0.25)), (0.7, (0.95, 0.35, 0.2, 0.6)), (1, (1, 0.95, 0.4, 0.8))]
-)
-"""Similarity over CT: the darker end is transparent, so that anatomy stays visible where a sentence points nowhere."""
+_INFERNO = colormaps["inferno"](np.linspace(0.1, 1, 64))
+SPOT = ListedColormap(np.c_[_INFERNO[:, :3], np.linspace(0, 1, 64) ** 0.7 * 0.85], "spot")
+"""Similarity over CT: the lower end is transparent, so that anatomy stays visible where a sentence points nowhere."""
 HIDDEN = (0.17, 0.18, 0.21, 1.0)
 Patch = tuple[int, int, int]
 
@@ -71,7 +58,7 @@ def patch_grid(
     views = cuts(volume, spacing_mm, ("axial", "coronal"))
     gone = _painted(hidden, volume, patch) > 0.5
     page, tiles = mosaic(
-        [views[0].size_mm[0]] * 2, [v.size_mm[1] for v in views], width=7.5, top=0.5 if title else 0.22, bottom=caption_inches(caption, width=7.5)
+        [views[0].size_mm[0]] * 2, [v.size_mm[1] for v in views], width=7.5, top=0.52 if title else 0.28, bottom=caption_inches(caption, width=7.5)
     )
     for row, cut in zip(tiles, views, strict=True):
         for number, ax in enumerate(row):
@@ -92,19 +79,24 @@ def organ_proportions(
     volume: np.ndarray, organs: np.ndarray, proportions: np.ndarray, *, spacing_mm: Sequence[float], patch: Patch,
     plane: str = "coronal", at: Sequence[int] | None = None, title: str = "", caption: str = "",
 ) -> Picture:  # fmt: skip
-    """One plane with organ outlines, and the share of every patch's voxels in each of the nine organs, (N, 9) in [0, 1]."""
+    """One plane with all organ outlines; then the share (N, 9) of patches that each organ fills, on its best plane."""
     (cut,) = cuts(volume, spacing_mm, (plane,), at=richest(volume, organs=organs) if at is None else at)
-    page, tiles = mosaic([cut.size_mm[0]] * 5, [cut.size_mm[1]] * 2, top=0.28 if title else 0.02, bottom=caption_inches(caption))
+    page, tiles = mosaic([cut.size_mm[0]] * 5, [cut.size_mm[1]] * 2, top=0.3 if title else EDGE, bottom=caption_inches(caption))
     ct(tiles[0, 0], cut, volume, "mediastinal")
     organ_outlines(tiles[0, 0], cut, organs)
     frame(tiles[0, 0], cut)
-    corner(tiles[0, 0], plane)
-    for ax, name, colour, share in zip(tiles.ravel()[1:], ORGAN_NAMES, ORGANS, proportions.T, strict=True):
+    corner(tiles[0, 0], f"{plane}, all organs")
+    for label, (ax, name, share) in enumerate(zip(tiles.ravel()[1:], ORGAN_NAMES, proportions.T, strict=True), start=1):
         painted = _painted(share, volume, patch)
-        cut.show(ax, painted, cmap=LinearSegmentedColormap.from_list(name, ["black", colour]), vmin=0, vmax=1, interpolation="nearest")
-        cut.outline(ax, organs == ORGAN_NAMES.index(name) + 1, color="white", width=0.6)
-        frame(ax, cut, marks=False, bar=False)
-        corner(ax, f"{name.replace('_', ' ')}, up to {cut.take(painted).max():.0%}")
+        own = replace(cut, index=busiest(plane, organs == label))
+        red, green, blue = to_rgb(ORGANS[label - 1])
+        ramp = LinearSegmentedColormap.from_list(name, [(red, green, blue, 0.0), (red, green, blue, 0.9)])
+        ct(ax, own, volume, "full", dim=1.8)
+        own.show(ax, painted, cmap=ramp, vmin=0, vmax=1, interpolation="nearest")
+        own.outline(ax, organs == label, color="white", width=0.7)
+        frame(ax, own, marks=False, bar=False)
+        corner(ax, name.replace("_", " "))
+        corner(ax, f"up to {own.take(painted).max():.0%} of a patch" if share.any() else "not in this volume", where="bottom right")
     words(page, title=title, caption=caption)
     return page
 
@@ -120,7 +112,7 @@ def reconstruction(
     joined = np.where(gone, restored, volume)
     off = np.abs(joined.astype(np.float32) - volume)
     page, tiles = mosaic(
-        [views[0].size_mm[0]] * 4, [v.size_mm[1] for v in views], top=0.5 if title else 0.22, right=0.55, bottom=caption_inches(caption)
+        [views[0].size_mm[0]] * 4, [v.size_mm[1] for v in views], top=0.52 if title else 0.28, right=0.55, bottom=caption_inches(caption)
     )
     for row, cut in zip(tiles, views, strict=True):
         for ax, shown in zip(row, (volume, volume, joined, None), strict=True):
@@ -140,7 +132,7 @@ def reconstruction(
     return page
 
 
-def _bar(page: Picture, beside: Axes, colours: str | LinearSegmentedColormap, norm: Normalize, label: str) -> None:
+def _bar(page: Picture, beside: Axes, colours: str | ListedColormap, norm: Normalize, label: str) -> None:
     """A slim colour bar to the right of a tile."""
     from matplotlib.cm import ScalarMappable
 
@@ -152,7 +144,7 @@ def _bar(page: Picture, beside: Axes, colours: str | LinearSegmentedColormap, no
     bar.set_label(label, fontsize=7, labelpad=2)
     bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)
-    if beside.get_facecolor()[:3] == (0, 0, 0) and isinstance(colours, LinearSegmentedColormap):
+    if beside.get_facecolor()[:3] == (0, 0, 0) and isinstance(colours, ListedColormap):
         bar.ax.set_facecolor("black")
 
 
@@ -168,7 +160,7 @@ def pca_maps(
     slabs = usable[np.unique(np.linspace(0, len(usable) - 1, min(levels, len(usable))).round().astype(int))]
     views = [Cut("axial", int(s * patch[2] + patch[2] // 2), tuple(spacing_mm), volume.shape) for s in slabs]
     size = views[0].size_mm
-    page, tiles = mosaic([size[0]] * len(views), [size[1]] * (1 + len(maps)), top=0.28 if title else 0.02, left=0.28, bottom=caption_inches(caption))
+    page, tiles = mosaic([size[0]] * len(views), [size[1]] * (1 + len(maps)), top=0.3 if title else EDGE, left=0.3, bottom=caption_inches(caption))
     for row, (name, colours) in zip(tiles, {"CT": None, **maps}.items(), strict=True):
         row[0].text(-0.03, 0.5, name, rotation=90, ha="right", va="center", fontsize=9, transform=row[0].transAxes)
         for ax, cut in zip(row, views, strict=True):
@@ -180,7 +172,7 @@ def pca_maps(
                 ax.imshow(slab, origin="lower", extent=(0, size[0], 0, size[1]), interpolation=interpolation)
                 cut.outline(ax, volume > -400, color="#FFFFFF55", width=0.5)
             frame(ax, cut, marks=colours is None, bar=colours is None)
-    words(page, title=title, caption=caption, left=0.28)
+    words(page, title=title, caption=caption, left=0.3)
     return page
 
 
@@ -192,7 +184,7 @@ def sentence_maps(
     """One row per sentence: the scan with the truth's outline, then similarity over it, axial and coronal through the best patch.
 
     A row holds `sentence` (text), `similarity` (N,), `k` (patches selected), and where known `truth` (Boolean volume), `note`, `volume`
-    (a scan of its own), `window`. White frames are those of the top k patches that the plane cuts.
+    (a scan of its own), `window`. White frames are those of the top k patches that the plane cuts, a bold one the best.
     """
     size = cuts(volume, spacing_mm, ("axial", "coronal"))
     tall = max(c.size_mm[1] for c in size)
@@ -214,21 +206,22 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
     norm = Normalize(float(np.median(similarity)), float(similarity.max()))
     planes = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
     for number, (ax, cut) in enumerate(zip(tiles, planes, strict=True)):
-        ct(ax, cut, volume, window)
+        ct(ax, cut, volume, window, dim=1 if number % 2 == 0 else 1.5)
         if number % 2:
             cut.show(ax, painted, cmap=SPOT, norm=norm, interpolation="bilinear" if interpolation == "linear" else "nearest")
-            cut.boxes(ax, top, grid, patch)
-            cut.boxes(ax, top[:1], grid, patch, edgecolor="#00E5FF", linewidth=1.6)
+            cut.boxes(ax, top, grid, patch, linewidth=0.9)
+            cut.boxes(ax, top[:1], grid, patch, linewidth=2.2)
         if truth is not None:
-            cut.outline(ax, truth, color="#00E5A0", width=1.3)
+            cut.outline(ax, truth, color=TRUTH[0], width=1.4)
         frame(ax, cut)
         corner(ax, cut.plane)
     share = row["k"] / similarity.size
-    note = f"  ·  {row['note']}" if row.get("note") else ""
+    told = [f"frames: K = {row['k']} of {similarity.size} patches ({share:.1%}), the best one bold"]
+    told += ["outline: truth"] * (truth is not None) + [row["note"]] * bool(row.get("note"))
     box = tiles[0].get_position()
     height = page.get_size_inches()[1]
     page.text(box.x0, box.y1 + 0.17 / height, f"“{row['sentence']}”", fontsize=8.5, va="bottom", style="italic")
-    page.text(box.x0, box.y1 + 0.04 / height, f"K = {row['k']} of {similarity.size} patches ({share:.1%}){note}", fontsize=7, va="bottom", color=GREY)
+    page.text(box.x0, box.y1 + 0.04 / height, "  ·  ".join(told), fontsize=7, va="bottom", color=GREY)
     _bar(page, tiles[-1], SPOT, norm, "cosine similarity")
 
 

@@ -27,7 +27,7 @@ METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "features"}
 TASKS = {"tasks"}
-SHOWING = {"figures", "drawing", "overlays", "charts", "explore", "viewer", "look"}
+SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look"}
 RUNNING = {"examples", "scores", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
