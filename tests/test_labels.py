@@ -51,3 +51,13 @@ def test_silver_labels_agree_with_those_of_real_reports(shared):
     table = agreement(silver, [{f: int(float(row[f])) for f in FINDINGS} for row in rows])
     assert table["macro"]["f1"] > 0.93
     assert min(table[f]["f1"] for f in FINDINGS) > 0.85
+
+
+def test_organs_named_agree_with_the_anatomy_that_real_sentences_are_filed_under(shared):
+    """Sentences filed under one lobe or organ name it at least nine times in ten (some only go on from the sentence before)."""
+    with open(shared / "data/text/radgenome_150/train_region_report.csv") as file:
+        rows = [(row["Anatomy"].rsplit("/", 1)[-1], reports.split(row["Sentence"])) for row in csv.DictReader(file)]
+    names = {f"{side} lung {level} lobe": f"lung_{level}_lobe_{side}" for side in ("left", "right") for level in ("upper", "lower")}
+    for anatomy, organ in (names | {"heart": "heart", "esophagus": "esophagus", "aorta": "aorta"}).items():
+        named = [organ in reports.organs_named(s) for place, sentences in rows if place == anatomy for s in sentences]
+        assert sum(named) > 0.9 * len(named), anatomy

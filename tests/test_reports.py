@@ -40,6 +40,8 @@ def test_every_hard_passage_is_split_right(shared):
         "The nodule grew (img 12, 15, etc.), while the others did not. | Follow up.",
         "Short axis max. 9 mm, diam. 4 mm. | Stable.",
         "Lesion, approx. 12 mm, e.g. a cyst. | Stable.",
+        "Compared with 03.11.2021. | the trachea is open.",
+        "A cyst? | there is a stone too.",
         "Metastasis? | The liver holds three lesions.",
         "Small vessel disease (asthma? bronchiolitis?) is thought of. | Stable.",
         "A focus (cyst?). | Another one.",

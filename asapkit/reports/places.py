@@ -46,6 +46,7 @@ _LUNG_FINDINGS = frozenset(
     ("Emphysema", "Atelectasis", "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
      "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening")
 )  # fmt: skip
+_ORGAN_OF = {"Arterial wall calcification": "aorta", "Cardiomegaly": "heart", "Pericardial effusion": "heart", "Hiatal hernia": "esophagus"}
 _LOBES = {o.removeprefix("lung_").replace("_lobe_", " "): o for o in ORGANS if o.startswith("lung_")}  # "upper left" -> organ
 
 
@@ -93,6 +94,5 @@ def organs_of(sentence: str, findings: tuple[str, ...]) -> tuple[str, ...]:
     for pattern, organ in ((_HEART, "heart"), (_APPENDAGE, "atrial_appendage_left"), (_AORTA, "aorta"), (_ESOPHAGUS, "esophagus")):
         if pattern.search(sentence):
             named.add(organ)
-    if "Arterial wall calcification" in findings:
-        named.add("aorta")
+    named |= {organ for finding, organ in _ORGAN_OF.items() if finding in findings}
     return tuple(o for o in ORGANS if o in named)

@@ -34,6 +34,7 @@ _ORDINAL_NOUN = re.compile(
     re.I,
 )
 _STARTER = re.compile(r"(?:The|There|It|In|No|A|An|As|At|On|When|Both|Bilateral|Heart|Trachea|Other|These|This|Apart|Also|With|Within|Not)\b")
+_LOWER_STARTER = re.compile(r"\s+(?:there|it|no|the|this|these|when|trachea|apart)\b")  # where a capital was forgotten
 _FUNCTION_WORD = re.compile(
     r"(?:^|[\s(])(?:the|an?|of|in|on|at|by|to|and|or|with|from|for|is|are|was|were|than|about|both|which|that|no|not|level|segments?|"
     r"ribs?|approximately|around|series|images?|im\w*|grade|stage|type|up to)$",
@@ -41,6 +42,7 @@ _FUNCTION_WORD = re.compile(
 )
 _SIDE_NUMBER = re.compile(r"\W*(?:left|right|bilateral|both)\s+\d{1,2}(?:\s?[-–,]\s?\d{1,2})?$", re.I)
 _TORN_DATE = re.compile(r"(?<![\d.,])[0-3]\d\.(?:0[1-9]|1[0-2])$")
+_WHOLE_DATE = re.compile(r"(?<!\d)(?:\d{1,2}[./-]){2}\d{2,4}$|\b(?:19|20)\d\d$")
 _NO_SENTENCE_TAIL = frozenset(["com", "org", "net", "gz", "nii", "dcm", "jpg", "png", "txt", "csv", "pdf"])
 _WORD_END = re.compile(r"[^\W\d_]+$")
 _WORD_START = re.compile(r"[^\W\d_]+")
@@ -138,10 +140,13 @@ def _after_stop(text: str, start: int, event: re.Match, brackets: list[tuple[int
     if at >= len(text) or not text[at:].strip():
         return len(text)
     if mark[0] in "?!":
-        return _closing_quote(text, at) if re.match(r"[\"”»]?\s+[\"“«•(·-]?\s?[A-Z\d\"“•·]|[\"”»]\s*$|[A-Z][a-z]", text[at : at + 8]) else None
+        ahead = text[at : at + 12]
+        begins = re.match(r"[\"”»]?\s+[\"“«•(·-]?\s?[A-Z\d\"“•·]|[\"”»]\s*$|[A-Z][a-z]", ahead) or _LOWER_STARTER.match(ahead)
+        return _closing_quote(text, at) if begins else None
     if mark[0] == "…" or mark.count(".") > 1:
         ahead = text[at : at + 3].lstrip('"” \n\t')
-        return None if ahead[:1].islower() or text[at] in ",;:)" or _inside_number(text, event) else _closing_quote(text, at)
+        continues = ahead[:1].islower() and not _LOWER_STARTER.match(text[at : at + 12])
+        return None if continues or text[at] in ",;:)" or _inside_number(text, event) else _closing_quote(text, at)
     return _closing_quote(text, at) if _full_stop(text, start, event) else None
 
 
@@ -191,8 +196,10 @@ def _after_digit(before: str, ahead: str) -> bool:
         return False
     if ahead[:1].isdigit():
         return bool(re.search(r"(?<!\d)(?:19|20)\d\d$", before))  # a year ends; anything else is one number torn apart
-    if ahead[:1].islower() or _LIST_NUMBER.match(before):
+    if _LIST_NUMBER.match(before):
         return False
+    if ahead[:1].islower():  # an ordinal, unless a whole date or a plain beginning says otherwise
+        return bool(_WHOLE_DATE.search(before) or _LOWER_STARTER.match(" " + ahead))
     ordinal = re.search(r"(?:^|[\s(,-])[TLCS]?\d{1,2}$", before)
     return not (ordinal and _ORDINAL_NOUN.match(ahead))
 
