@@ -118,14 +118,22 @@ def legend(page: Picture, entries: Mapping[str, str], *, caption: str, left: flo
     """Coloured names above the caption."""
     width, height = page.get_size_inches()
     lines = [Line2D([], [], color=colour, linewidth=2.5, label=name.replace("_", " ")) for name, colour in entries.items()]
-    page.legend(
-        handles=lines, loc="lower left", bbox_to_anchor=(left / width, caption_inches(caption) / height), ncols=5, handlelength=1.2,
-        columnspacing=1.6, borderaxespad=0, borderpad=0.1,
-    )  # fmt: skip
+    where = {
+        "loc": "lower left",
+        "bbox_to_anchor": (left / width, caption_inches(caption, width=width) / height),
+        "borderaxespad": 0,
+        "borderpad": 0.1,
+    }
+    page.legend(handles=lines, ncols=_columns(width), handlelength=1.2, columnspacing=1.6, **where)
 
 
-def legend_inches(caption: str, entries: int) -> float:
-    return caption_inches(caption) + 0.04 + 0.175 * -(-entries // 5)
+def _columns(width: float) -> int:
+    return max(1, int(width / 1.95))
+
+
+def legend_inches(caption: str, entries: int, *, width: float = 10.0) -> float:
+    """Room that `legend` needs below the tiles, the caption included."""
+    return caption_inches(caption, width=width) + 0.04 + 0.175 * -(-entries // _columns(width))
 
 
 def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -> Path:

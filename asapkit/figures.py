@@ -43,7 +43,9 @@ def slices(
     shown = {ORGAN_NAMES[o - 1]: ORGANS[o - 1] for o in np.unique(organs) if o} if organs is not None else {}
     entries = shown | {(names or {}).get(b, f"finding {b}"): c for b, c in colours.items()}
     tall, top = max(v.size_mm[1] for v in views), 0.3 if title else EDGE
-    page, tiles = mosaic([v.size_mm[0] for v in views], [tall] * len(windows), top=top, bottom=legend_inches(caption, len(entries)))
+    width = min(10.0, 1.6 + 2.8 * len(views))
+    bottom = legend_inches(caption, len(entries), width=width)
+    page, tiles = mosaic([v.size_mm[0] for v in views], [tall] * len(windows), width=width, top=top, bottom=bottom)
     for row, window in zip(tiles, windows, strict=True):
         for ax, cut in zip(row, views, strict=True):
             ct(ax, cut, volume, window)
