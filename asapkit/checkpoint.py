@@ -81,11 +81,6 @@ def load_state(run: Path) -> dict:
         raise Refused(f"{run}/state.pt: cannot be read ({type(error).__name__}); delete the run folder and start again") from error
 
 
-def load_into(method: nn.Module, run: Path) -> None:
-    """Weights of a run's last resumable state into a method made with the same settings."""
-    fill(method, load_state(run)["weights"], str(run))
-
-
 def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Loads every tensor or none.  Raises: Refused naming what is missing, left over or of another shape."""
     frozen = tuple(getattr(module, "frozen", ()))

@@ -53,32 +53,24 @@ def pretrain(
     if not ids:
         raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
     torch.manual_seed(config.seed)
-    method = checkpoint.make_method(recipe, config, options or {}, store=store)
+    method = checkpoint.make_method(recipe, config, options or {}, store=store).to(accelerator.device)
     if init is not None:
         method.encoder.load_state_dict(checkpoint.load_encoder(init).state_dict())
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
-    state = prepare_run(run, recipe, config, options or {}, weights, resume=resume, lead=accelerator.is_main_process)
-    if state is not None:
-        checkpoint.load_into(method, run)
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-    history = state["history"] if state else []
+    said = {"recipe": recipe, "options": options or {}, "weights": weights}
+    state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
+    history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)
     if start >= config.steps:
         return pd.DataFrame(history)
 
-    trainable = accelerator.prepare_model(method) if accelerator.num_processes > 1 else method.to(accelerator.device)
+    trainable = accelerator.prepare_model(method) if accelerator.num_processes > 1 else method
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
     tracker = make_tracker(run) if accelerator.is_main_process else None
-    bar = tqdm(
-        total=config.steps,
-        initial=start,
-        desc=f"pre-train {run.name}",
-        position=bar_position,
-        disable=not (progress and accelerator.is_main_process),
-    )
+    shown = progress and accelerator.is_main_process
+    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not shown)
     for step, micro in zip(range(start, config.steps), stream, strict=False):
         set_rate(optimizer, config, step)
         row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
@@ -95,6 +87,14 @@ def pretrain(
         tracker.close()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
+
+
+def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> list[dict]:
+    """Puts the last checkpoint back: weights, optimiser, random state; returns its history."""
+    checkpoint.fill(method, state["weights"], str(source))
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    return state["history"]
 
 
 def train_step(
@@ -276,9 +276,8 @@ def recipes() -> list[str]:
     return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("[a-z]*.py"))
 
 
-def prepare_run(run: Path, recipe: str, config: Config, options: dict, weights: dict, *, resume: bool, lead: bool) -> dict | None:
+def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bool) -> dict | None:
     """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
-    said = {"recipe": recipe, "options": options, "weights": weights}
     if (run / "config.json").exists():
         before = Config.load(run / "config.json")
         if before != config or json.loads((run / "method.json").read_text()) != json.loads(json.dumps(said)):

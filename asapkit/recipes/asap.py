@@ -104,9 +104,11 @@ class Method(nn.Module):
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
         mixture = self.selector(sentence)
         gate = self.gate(batch, visible)
-        weights = self.select(sentence, patches, mixture, gate)
-        losses["align"] = self.align_loss(batch, sentence, patches, mixture, weights, gate) if self.ssa else predicted.new_zeros(())
-        losses["words"] = self.word_loss(batch, latent, patches, weights)
+        weights = self.select(sentence, patches, mixture=mixture, gate=gate)
+        losses["align"] = (
+            self.align_loss(batch, sentence, patches, mixture=mixture, weights=weights, gate=gate) if self.ssa else predicted.new_zeros(())
+        )
+        losses["words"] = self.word_loss(batch, latent, patches, weights=weights)
         return losses
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -142,7 +144,7 @@ class Method(nn.Module):
         touched = take(batch.organs, visible) > 0
         return touched | ~batch.has_organs[:, None, None], batch.sentence_organs
 
-    def select(self, sentence: Float[Tensor, "B S E"], patches: Float[Tensor, "B V E"], mixture: Tensor, gate) -> Float[Tensor, "B S V"]:
+    def select(self, sentence: Float[Tensor, "B S E"], patches: Float[Tensor, "B V E"], *, mixture: Tensor, gate) -> Float[Tensor, "B S V"]:
         """Weights of the visible patches that each sentence selects in its own image."""
         if not self.ssa:
             return sentence.new_full((*sentence.shape[:2], patches.shape[1]), 1.0 / patches.shape[1])
@@ -150,7 +152,7 @@ class Method(nn.Module):
         allowed = None if gate is None else gate[1].float() @ gate[0].float().mT > 0
         return self.selector.weights(similarity, mixture, allowed=allowed)
 
-    def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, mixture: Tensor, weights: Tensor, gate) -> Tensor:
+    def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, *, mixture: Tensor, weights: Tensor, gate) -> Tensor:
         real = batch.sentence_real
         if self.align_over == "report":
             loss = objectives.align_in_report(
@@ -195,18 +197,18 @@ class Method(nn.Module):
             return torch.ones_like(batch.report_real)
         return hidden_words(batch.report_order, batch.report_real, batch.report_special, share=self.config.hide_words)
 
-    def word_loss(self, batch: Batch, latent: Tensor, patches: Tensor, weights: Tensor) -> Tensor:
+    def word_loss(self, batch: Batch, latent: Tensor, patches: Tensor, *, weights: Tensor) -> Tensor:
         hidden = hidden_words(batch.report_order, batch.report_real, batch.report_special, share=self.config.hide_words)
         text = self.word_text(self.text(batch.report_tokens.masked_fill(hidden, self.mask_id), batch.report_real))
         keys = self.word_image(latent[:, 1:])
         global_image = keys.mean(1)
         if self.slf:
-            keys = torch.cat([self.similarity_token(batch, keys, patches, weights).to(keys.dtype), keys], dim=1)
+            keys = torch.cat([self.similarity_token(batch, keys, patches, weights=weights).to(keys.dtype), keys], dim=1)
         counted = self.counted_words(batch)
         logits = self.words(self.fusion(text, batch.report_real, keys, global_image=global_image), batch.report_real, counted)
         return objectives.words(logits, self.words.lookup[batch.report_tokens[counted]])
 
-    def similarity_token(self, batch: Batch, keys: Tensor, patches: Tensor, weights: Tensor) -> Float[Tensor, "B 1 D"]:
+    def similarity_token(self, batch: Batch, keys: Tensor, patches: Tensor, *, weights: Tensor) -> Float[Tensor, "B 1 D"]:
         """f_sim: the patches that the sentences selected, pooled in the space of the keys (eq. 9, 11, 12)."""
         if self.switches["f_sim"] == "all_slots":
             return 0.2 * (weights.to(patches.dtype) @ patches).mean(1, keepdim=True)
