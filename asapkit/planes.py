@@ -83,7 +83,7 @@ def busiest(plane: str, mask: np.ndarray) -> int:
     return int(count.argmax()) if count.any() else mask.shape[axis] // 2
 
 
-def cuts(array: np.ndarray, spacing_mm: Sequence[float], planes: Sequence[str], *, at: Sequence[int] | None = None) -> list[Cut]:
+def cuts(array: np.ndarray, spacing_mm: Sequence[float], planes: Sequence[str], *, at: Sequence[int] | np.ndarray | None = None) -> list[Cut]:
     """One Cut per plane through the voxel `at` (x, y, z), by default the middle."""
     at = [n // 2 for n in array.shape[:3]] if at is None else at
     return [Cut(p, int(np.clip(at[PLANES[p][0]], 0, array.shape[PLANES[p][0]] - 1)), tuple(spacing_mm), array.shape[:3]) for p in planes]
