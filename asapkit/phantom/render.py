@@ -1,274 +1,180 @@
-"""Solids -> voxels: HU with partial volume at edges, organ labels, and the truth's bits, at any spacing."""
+"""A patient with findings -> voxels: HU with partial volume, kernel and noise; organ labels; the truth's bits; at any spacing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
-from asapkit.phantom import anatomy
-from asapkit.phantom.anatomy import Array, Patient, Tube
-
-AIR, FAT = -1000.0, -95.0
-TABLE_GAP_MM = 6.0
-
-
-class Canvas:
-    """A voxel grid laid over a patient: coordinates of every voxel in the body frame, HU, organ labels and truth bits."""
-
-    def __init__(self, patient: Patient, spacing_mm: Sequence[float]):
-        self.patient, self.spacing = patient, np.array(spacing_mm, float)
-        self.shape = tuple(int(round(f / s)) for f, s in zip(patient.field, spacing_mm, strict=True))
-        self.axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)]
-        self.soft = float(np.cbrt(self.spacing.prod()))  # width of an edge, mm
-        c, s = np.cos(patient.turn), np.sin(patient.turn)
-        self.turned = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-        self.shift = np.array(patient.shift)
-        self.hu = np.full(self.shape, AIR, np.float32)
-        self.organs = np.zeros(self.shape, np.uint8)
-        self.truth = np.zeros(self.shape, np.uint32)
-        self.everywhere = (slice(0, self.shape[0]), slice(0, self.shape[1]), slice(0, self.shape[2]))
-        self.lungs: Array | None = None  # share of each voxel that is aerated lung
-
-    @property
-    def affine(self) -> Array:
-        affine = np.diag([*self.spacing, 1.0])
-        affine[:3, 3] = [axis[0] for axis in self.axes]
-        return affine
-
-    def coordinates(self, box=None) -> tuple[Array, Array, Array]:
-        """u, v (x, y, 1) and z (1, 1, z) of the voxels of a box, float32."""
-        box = self.everywhere if box is None else box
-        x, y, z = (axis[part] for axis, part in zip(self.axes, box, strict=True))
-        x, y = (x - self.shift[0])[:, None, None], (y - self.shift[1])[None, :, None]
-        m = self.turned
-        u, v = m[0, 0] * x + m[0, 1] * y, m[1, 0] * x + m[1, 1] * y
-        return u.astype(np.float32), v.astype(np.float32), (z - self.shift[2])[None, None, :].astype(np.float32)
-
-    def box(self, low: Array, high: Array, *, margin: float = 0.0) -> tuple[slice, slice, slice] | None:
-        """Voxels around a body-frame box, or None outside the field."""
-        corners = np.array([[(low, high)[i][0], (low, high)[j][1], (low, high)[k][2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-        world = corners @ self.turned + self.shift  # inverse of the rotation: transpose
-        first = np.floor((world.min(0) - margin - self.soft) / self.spacing + (np.array(self.shape) - 1) / 2).astype(int)
-        last = np.ceil((world.max(0) + margin + self.soft) / self.spacing + (np.array(self.shape) - 1) / 2).astype(int) + 1
-        first, last = np.maximum(first, 0), np.minimum(last, self.shape)
-        return None if (first >= last).any() else tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-
-    def cover(self, distance: Array) -> Array:
-        """Share of a voxel inside a solid, from its signed distance."""
-        return np.clip(0.5 - distance / self.soft, 0, 1)
-
-    def paint(self, box, cover: Array, hu: float | Array) -> None:
-        view = self.hu[box]
-        view += cover * (hu - view)
-
-    def tube_distance(self, tube: Tube, box) -> Array:
-        """Signed distance to a chain of cones."""
-        u, v, z = self.coordinates(box)
-        points, radii = tube
-        best = None
-        for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
-            d = b - a
-            t = np.clip(((u - a[0]) * d[0] + (v - a[1]) * d[1] + (z - a[2]) * d[2]) / max(d @ d, 1e-6), 0, 1)
-            gap = np.sqrt((u - a[0] - t * d[0]) ** 2 + (v - a[1] - t * d[1]) ** 2 + (z - a[2] - t * d[2]) ** 2) - (ra + t * (rb - ra))
-            best = gap if best is None else np.minimum(best, gap)
-        return best
-
-    def tube_box(self, tube: Tube, *, margin: float = 0.0):
-        points, radii = tube
-        return self.box(points.min(0) - radii.max(), points.max(0) + radii.max(), margin=margin)
-
-    def tube(self, tube: Tube, hu: float, *, organ: str = "", grow: float = 0.0) -> None:
-        """A solid tube; each of its segments is drawn in its own small box. Thin ones fade instead of vanishing."""
-        points, radii = tube
-        for n in range(len(points) - 1):
-            part = points[n : n + 2], radii[n : n + 2] + grow
-            box = self.tube_box(part)
-            if box is None:
-                continue
-            distance = self.tube_distance(part, box)
-            thin = min(1.0, float((2 * part[1].mean() / self.soft) ** 2))
-            self.paint(box, self.cover(np.maximum(distance, -0.5 * self.soft)) * thin, hu)
-            if organ:
-                self.label(box, distance < 0, organ)
-
-    def label(self, box, inside: Array, organ: str) -> None:
-        from asapkit.types import ORGANS
-
-        self.organs[box][np.broadcast_to(inside, self.organs[box].shape)] = ORGANS.index(organ) + 1
-
-    def mark(self, bit: int, box, cover: Array) -> None:
-        """Voxels at least half inside belong to the instance; where none is, the fullest one does."""
-        cover = np.broadcast_to(cover, self.truth[box].shape)
-        if cover.size == 0 or cover.max() <= 0.05:
-            return
-        inside = cover >= min(0.5, float(cover.max()))
-        self.truth[box][inside] |= np.uint32(1 << bit)
-
-    def smooth_noise(self, rng: np.random.Generator, length_mm: float) -> Array:
-        """A random field with the given correlation length, about unit variance."""
-        coarse = [max(3, int(np.ceil(n * s / length_mm)) + 3) for n, s in zip(self.shape, self.spacing, strict=True)]
-        field = gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), 0.7)
-        field = zoom(field, [n / c for n, c in zip(self.shape, coarse, strict=True)], order=1, grid_mode=True, mode="nearest")
-        return (field / max(field.std(), 1e-6)).astype(np.float32)
+from . import thorax as chests
+from .anatomy import LOBES, Patient
+from .body import FAT_HU, draw_body
+from .canvas import Canvas
+from .shapes import Array, Tube, beads, ellipsoid, random_field
+from .thorax import Thorax
 
 
-def render(patient: Patient, instances: Sequence, *, spacing_mm: Sequence[float], rng_noise: np.random.Generator):
-    """Draws a study: HU float32 (X, Y, Z), organs uint8 (1..9 in `types.ORGANS` order), truth uint32 (bit per instance), affine (4, 4) RAS mm.
+def render(
+    patient: Patient, instances: Sequence, *, spacing_mm: Sequence[float], rng_noise: np.random.Generator
+) -> tuple[Array, Array, Array, Array]:
+    """Draws one reconstruction of a study.
 
-    The same patient and instances give the same solids at every spacing; noise and kernel come from `rng_noise`.
+    Returns HU float32 (X, Y, Z), organs uint8 (1..9 in `types.ORGANS` order), truth uint32 (one bit per instance), affine (4, 4) RAS mm. The
+    same patient and instances give the same solids at every spacing; noise comes from `rng_noise`.
     """
-    from asapkit.phantom import findings
+    from . import findings
 
+    thorax = chests.of(patient, findings.heart_scale(instances))
     canvas = Canvas(patient, spacing_mm)
-    heart_scale = findings.heart_scale(instances)
-    if heart_scale != 1.0:
-        from dataclasses import replace
-
-        canvas.patient = patient = replace(patient, heart_size=patient.heart_size * heart_scale)
-    draw_trunk(canvas)
-    draw_lungs(canvas)
-    draw_abdomen(canvas)
-    draw_mediastinum(canvas)
-    draw_tubes(canvas)
-    for instance in instances:
-        findings.draw(canvas, instance)
-    finish(canvas, rng_noise)
+    draw_body(canvas, thorax)
+    _lungs(canvas, thorax)
+    _trees(canvas, thorax)
+    findings.draw(canvas, thorax, instances, stage="lung")
+    _heart(canvas, thorax)
+    findings.draw(canvas, thorax, instances, stage="heart")
+    _vessels(canvas, thorax)
+    _airway(canvas, thorax)
+    findings.draw(canvas, thorax, instances, stage="mediastinum")
+    _scan(canvas, rng_noise)
     return canvas.hu, canvas.organs, canvas.truth, canvas.affine
 
 
-def draw_trunk(canvas: Canvas) -> None:
-    """Skin, fat, muscle, mediastinal fat, ribs, spine, sternum, shoulder blades and the table."""
-    p, box = canvas.patient, canvas.everywhere
-    u, v, z = canvas.coordinates()
-    wall = p.cavity(u, v, z)
-    shoulders = 30 * np.clip((z - 0.30 * p.lung_height) / (0.3 * p.lung_height), 0, 1) * np.clip(np.abs(u) / p.half_width, 0, 1)
-    outer = wall - p.muscle - p.fat * (1 + 0.35 * v / p.half_depth) - shoulders
-    canvas.paint(box, canvas.cover(outer), 20.0)  # skin
-    canvas.paint(box, canvas.cover(outer + 2.5), FAT)
-    muscle = wall - p.muscle - shoulders * 0.8
-    canvas.paint(box, canvas.cover(muscle), p.muscle_hu)
-    canvas.paint(box, canvas.cover(wall - 1.0), FAT + 20)
-    # ribs: bands that slope down to the front, in a shell around the cavity, open at the sternum
-    pitch = 27.0 * p.size
-    band = np.abs((z + 0.42 * v - 0.02 * np.abs(u)) / pitch % 1.0 - 0.5) * pitch - 5.0
-    shell = np.abs(wall - 5.5) - 4.0
-    open_front = 26 - np.abs(u) + np.clip(-v, 0, None)
-    rib = np.maximum(np.maximum(band, shell), np.maximum(open_front * (v > 0.5 * p.half_depth), z - p.apex - 8))
-    canvas.paint(box, canvas.cover(rib), p.bone_hu * 0.9)
-    canvas.paint(box, canvas.cover(rib + 3.0), p.bone_hu * 0.45)
-    # spine: bodies and discs, canal, spinous processes
-    body = np.sqrt((u / 1.15) ** 2 + (v - p.spine_v) ** 2) - 15.5 * p.size
-    disc = np.abs(z / (25 * p.size) % 1.0 - 0.5) * 25 * p.size - 9.5 * p.size
-    canvas.paint(box, canvas.cover(body), 95.0)
-    canvas.paint(box, canvas.cover(np.maximum(body, disc)), p.bone_hu * 0.75)
-    canvas.paint(box, canvas.cover(np.maximum(body + 3.5, disc + 3)), p.bone_hu * 0.42)
-    arch = np.maximum(np.sqrt(u**2 + (v - p.spine_v + 24) ** 2) - 14, disc - 2)
-    canvas.paint(box, canvas.cover(arch), p.bone_hu * 0.6)
-    process = np.maximum(np.maximum(np.abs(u) - 4, np.abs(v - p.spine_v + 38) - 14), disc)
-    canvas.paint(box, canvas.cover(process), p.bone_hu * 0.6)
-    canvas.paint(box, canvas.cover(np.sqrt(u**2 + (v - p.spine_v + 22) ** 2) - 7.5), 25.0)
-    sternum = np.maximum(np.maximum(np.abs(u) - 15, np.abs(wall - 4) - 5.5), np.maximum(0.3 * p.half_depth - v, -z - 0.12 * p.lung_height))
-    canvas.paint(box, canvas.cover(sternum), p.bone_hu * 0.8)
-    canvas.paint(box, canvas.cover(sternum + 3), p.bone_hu * 0.35)
-    blade = np.maximum(np.abs(wall - p.muscle - 4 - 0.1 * v) - 3, np.maximum(np.abs(np.abs(u) - 0.72 * p.half_width) - 26, v + 0.25 * p.half_depth))
-    blade = np.maximum(blade, np.abs(z - 0.28 * p.lung_height) - 50)
-    canvas.paint(box, canvas.cover(blade), p.bone_hu * 0.8)
-    if p.table:
-        lowest = -(p.half_depth + p.muscle + p.fat * 0.75) - TABLE_GAP_MM
-        bed = np.abs(v - lowest + (u / 210) ** 2 * -40 + 10) - 5
-        canvas.paint(box, canvas.cover(np.maximum(bed, np.abs(u) - 190)) * (np.broadcast_to(outer, canvas.shape) > 0), -780.0)
-
-
-def draw_lungs(canvas: Canvas) -> None:
+def _lungs(canvas: Canvas, thorax: Thorax) -> None:
     """Air, gravity and texture of the parenchyma, five lobes, fissures."""
-    p, box = canvas.patient, canvas.everywhere
-    u, v, z = canvas.coordinates()
-    lungs = np.maximum(p.lungs(u, v, z), -p.heart(u, v, z, grown=3.0))
-    canvas.lungs = canvas.cover(lungs)
-    rng = np.random.default_rng([p.tree, 3])
-    texture = 14 * canvas.smooth_noise(rng, 22.0) + 9 * canvas.smooth_noise(rng, 9.0)
-    dependent = np.clip(0.5 - v / (2 * p.half_depth), 0, 1) ** 2
-    canvas.paint(box, canvas.lungs, p.lung_hu + p.gravity_hu * dependent + texture)
-    oblique, horizontal = p.fissures(u, v, z)
-    on_right = (u > 0) & (oblique > 0)
-    line = np.minimum(np.abs(oblique), np.where(on_right, np.abs(horizontal), 1e3))
-    canvas.paint(box, canvas.cover(np.maximum(line - 0.7, lungs)) * min(1.0, 2.2 / canvas.soft), p.lung_hu + 260)
-    inside = lungs < 0
-    canvas.organs[inside] = np.broadcast_to(p.lobe(u, v, z), canvas.shape)[inside]
+    p = thorax.patient
+    box = canvas.box((-1.15 * p.width, -1.2 * p.depth, p.bottom - 30), (1.15 * p.width, 1.2 * p.depth, p.apex + 6))
+    if box is None:
+        return
+    x, y, z = canvas.at(box)
+    lung = np.array(np.broadcast_to(thorax.lungs_raw(x, y, z), canvas.hu[box].shape))
+    _push(canvas, box, lung, canvas.box(*thorax.heart_box), lambda *at: thorax.heart(*at, grown=3.5))
+    for tube, margin in thorax.clearings:
+        part, gap = canvas.tube(tube, reach_mm=margin)
+        if part is not None:
+            _push(canvas, box, lung, part, gap - np.float32(margin))
+    cover = canvas.cover(lung)
+    canvas.lung[box] = cover
+    still = [a[s] for a, s in zip(canvas.still, box, strict=True)]
+    texture = p.texture_hu * (random_field([p.tree, 3], still, length_mm=27.0) + 0.6 * random_field([p.tree, 4], still, length_mm=9.0))
+    dependent = np.clip(0.5 - y / np.float32(2 * p.depth), 0, 1) ** 2
+    canvas.paint(box, cover, np.float32(p.lung_hu) + np.float32(p.gravity_hu) * dependent + texture)
+    oblique, horizontal = thorax.fissures(x, y, z)
+    line = np.minimum(np.abs(oblique), np.where((x > 0) & (oblique > 0), np.abs(horizontal), np.float32(1e3)))
+    canvas.paint(box, canvas.cover(line - 0.6) * cover * np.float32(min(0.55, 0.9 / canvas.edge)), -120.0)
+    inside = lung < 0
+    view = canvas.organs[box]
+    view[inside] = np.broadcast_to(thorax.lobe(x, y, z), view.shape)[inside]
 
 
-def draw_abdomen(canvas: Canvas) -> None:
-    """Below the diaphragm: liver on the right, stomach with its air on the left, spleen behind it, fat between."""
-    p, box = canvas.patient, canvas.everywhere
-    u, v, z = canvas.coordinates()
-    below = np.maximum(p.cavity(u, v, z) + 2, z - p.diaphragm(u, v) + 3)
-    canvas.paint(box, canvas.cover(below), FAT)
-    liver = np.maximum(below + 2, -(u + 28 + 0.25 * v) + 0.25 * np.clip(p.bottom - z, 0, None))
-    canvas.paint(box, canvas.cover(liver), p.liver_hu)
-    stomach = np.maximum(below + 4, np.sqrt(((u + 62 * p.size) / 42) ** 2 + ((v - 12) / 46) ** 2 + ((z - p.bottom + 8) / 46) ** 2) * 42 - 42)
-    canvas.paint(box, canvas.cover(stomach), 38.0)
-    canvas.paint(box, canvas.cover(np.maximum(stomach + 3, 22 - v)), -930.0)
-    spleen = np.maximum(below + 3, np.sqrt(((u + 88 * p.size) / 34) ** 2 + ((v + 38) / 32) ** 2 + ((z - p.bottom + 12) / 44) ** 2) * 32 - 32)
-    canvas.paint(box, canvas.cover(spleen), p.liver_hu * 0.6 + 22)
+def _push(canvas: Canvas, box, lung: Array, part, gap) -> None:
+    """Takes a solid, known in the voxels `part`, out of the lung, known in `box`."""
+    if part is None:
+        return
+    both = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, part, strict=True))
+    if any(s.start >= s.stop for s in both):
+        return
+    view = lung[tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(both, box, strict=True))]
+    here = gap(*canvas.at(both)) if callable(gap) else gap[tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(both, part, strict=True))]
+    np.maximum(view, -here, out=view)
 
 
-def draw_mediastinum(canvas: Canvas) -> None:
-    """Heart with muscle, two ventricles, pericardial fat and left atrial appendage; great vessels; esophagus."""
-    p = canvas.patient
-    low, high = p.heart_centre - p.heart_radii * 1.7, p.heart_centre + p.heart_radii * 1.7
-    box = canvas.box(low, high)
-    if box is not None:
-        u, v, z = canvas.coordinates(box)
-        heart = p.heart(u, v, z)
-        canvas.paint(box, canvas.cover(heart - 3.0) * canvas.cover(p.cavity(u, v, z) + 2), FAT + 25)
-        canvas.paint(box, canvas.cover(heart), 48.0)
-        c, r = p.heart_centre, p.heart_radii
-        for centre, size in (((-0.38, 0.05, -0.12), 0.42), ((0.12, 0.42, -0.05), 0.40), ((0.10, -0.42, 0.38), 0.40), ((0.55, 0.05, 0.15), 0.36)):
-            m = c + np.array(centre) * r
-            chamber = (np.sqrt(((u - m[0]) / r[0]) ** 2 + ((v - m[1]) / r[1]) ** 2 + ((z - m[2]) / r[2]) ** 2) - size) * r.min()
-            canvas.paint(box, canvas.cover(np.maximum(chamber, heart + 4)), p.blood_hu)
-        canvas.label(box, heart < 0, "heart")
-    canvas.tube(p.vena_cava, p.blood_hu + 4)
-    for tube in p.pulmonary_trunk:
-        canvas.tube(tube, p.blood_hu + 8)
-    appendage = smooth_appendage(p)
-    canvas.tube(appendage, p.blood_hu, organ="atrial_appendage_left")
-    canvas.tube(p.aorta, 52.0)
-    canvas.tube(p.aorta, p.blood_hu, organ="aorta", grow=-1.6)
-    canvas.tube(p.esophagus, 40.0, organ="esophagus")
-    top = p.esophagus[0][: len(p.esophagus[0]) // 2 + 1]
-    canvas.tube((top, np.full(len(top), 2.2)), -600.0)
-
-
-def smooth_appendage(p: Patient) -> Tube:
-    c, r = p.heart_centre, p.heart_radii
-    return anatomy.smooth([c + [-0.30, -0.05, 0.80] * r, c + [-0.62, 0.28, 0.78] * r, c + [-0.72, 0.52, 0.55] * r], [11, 9, 6])
-
-
-def draw_tubes(canvas: Canvas) -> None:
-    """Pulmonary vessels, then the airways with their walls."""
-    p = canvas.patient
-    for tube in p.vessels:
-        canvas.tube(tube, 20 + p.vessel_hu + 0.5 * p.blood_hu)
-    for n, tube in enumerate(p.airways):
-        canvas.tube(tube, 10.0 if n < 3 else -120.0, grow=1.6 if n < 3 else 1.1)
-        canvas.tube(tube, -990.0)
-        if n < 3:  # airways are no lung
-            box = canvas.tube_box(tube, margin=3)
+def _trees(canvas: Canvas, thorax: Thorax) -> None:
+    """Pulmonary arteries and veins, bronchi with their walls."""
+    p = thorax.patient
+    step = 0.5 * canvas.edge
+    for kind, hu in (("veins", 0.75 * p.blood_hu + 10), ("arteries", p.right_hu)):
+        for tree in thorax.vessels[kind]:
+            points, radii, _ = beads(*tree, step_mm=step)
+            box, cover = canvas.splat(points, radii)
             if box is not None:
-                inside = (canvas.tube_distance(tube, box) < 1.6) & (canvas.organs[box] <= 5)
-                canvas.organs[box][inside] = 0
+                canvas.paint(box, cover, hu)
+    for tree in thorax.bronchi:
+        points, radii, _ = beads(*tree, step_mm=step)
+        for grow, hu in ((0.35, 0.0), (-0.55, -960.0)):
+            keep = radii + grow > 0.5
+            box, cover = canvas.splat(points[keep], radii[keep] + grow)
+            if box is not None:
+                canvas.paint(box, cover, hu)
 
 
-def finish(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Kernel and noise: correlated, stronger where the body is thick."""
+def _heart(canvas: Canvas, thorax: Thorax) -> None:
+    """Pericardium, fat, muscle and the four chambers, left atrial appendage."""
+    p, f = thorax.patient, thorax.heart_factor
+    box = canvas.box(*thorax.heart_box)
+    if box is None:
+        return
+    x, y, z = canvas.at(box)
+    heart = thorax.heart(x, y, z)
+    sac = thorax.heart(x, y, z, grown=3.5)
+    canvas.paint(box, canvas.cover(sac), 20.0)
+    canvas.paint(box, canvas.cover(sac + 1.6), FAT_HU + 18)
+    muscle = {"none": 44.0, "venous": 105.0, "arterial": 115.0}[p.phase]
+    canvas.paint(box, canvas.cover(heart), muscle)
+    for name, one in thorax.chambers.items():
+        wall = {"left ventricle": 10.0, "right ventricle": 3.5}.get(name, 2.0) * f
+        d = ellipsoid(x, y, z, centre=one["centre"], radii=[r - wall for r in one["radii"]], axes=one["axes"])
+        hu = p.blood_hu if name.startswith("left") else p.right_hu
+        canvas.paint(box, canvas.cover(np.maximum(d, heart + min(wall, 3.0))), hu)
+    groove = np.abs((x - thorax.heart_centre[0]) * 0.55 + (y - thorax.heart_centre[1]) * 0.5 - (z - thorax.heart_centre[2]) * 0.67 + 7 * f) - 2.4
+    rim = np.maximum(np.maximum(groove, -heart - p.epicardial_fat - 3), heart)
+    canvas.paint(box, canvas.cover(rim) * np.float32(0.8), FAT_HU + 15)
+    canvas.label(box, heart < 0, "heart")
+
+
+def _solid(canvas: Canvas, tube: Tube, hu: float, *, organ: str = "", wall_mm: float = 0.0, wall_hu: float = 45.0) -> None:
+    box, gap = canvas.tube(tube)
+    if box is None:
+        return
+    if wall_mm:
+        canvas.paint(box, canvas.cover(gap), wall_hu)
+    canvas.paint(box, canvas.cover(gap + np.float32(wall_mm)), hu)
+    if organ:
+        canvas.label(box, gap < 0, organ)
+
+
+def _vessels(canvas: Canvas, thorax: Thorax) -> None:
+    p = thorax.patient
+    for tube in thorax.veins:
+        _solid(canvas, tube, p.right_hu)
+    for tube in thorax.pulmonary:
+        _solid(canvas, tube, p.right_hu)
+    for tube in thorax.branches:
+        _solid(canvas, tube, p.blood_hu)
+    _solid(canvas, thorax.appendage, p.blood_hu * 0.95, organ="atrial_appendage_left")
+    _solid(canvas, thorax.aorta, p.blood_hu, organ="aorta", wall_mm=1.2, wall_hu=48.0)
+    points, radii = thorax.esophagus
+    _solid(canvas, (points, radii), 40.0, organ="esophagus")
+    gas = np.sin(p.tree % 100 + 0.9 * np.arange(len(points))) > 0.2
+    air = np.where(gas, 0.34, 0.06) * radii
+    box, cover = canvas.thread((points, air))
+    if box is not None:
+        canvas.paint(box, cover, -800.0)
+
+
+def _airway(canvas: Canvas, thorax: Thorax) -> None:
+    """Trachea and main bronchi with walls; they are no lung."""
+    for tube in thorax.airway:
+        box, gap = canvas.tube(tube, reach_mm=2.0)
+        if box is None:
+            continue
+        canvas.paint(box, canvas.cover(gap - 1.5), 25.0)
+        canvas.paint(box, canvas.cover(gap), -990.0)
+        view = canvas.organs[box]
+        view[(gap < 1.5) & (view <= len(LOBES))] = 0
+
+
+def _scan(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Kernel, and correlated noise that is strongest where the body is thick; thicker voxels are quieter."""
     p = canvas.patient
-    blur = p.sharpness * rng.uniform(0.8, 1.2)
     noise = rng.standard_normal(canvas.shape, dtype=np.float32)
-    noise = gaussian_filter(noise, (blur, blur, 0.35 * blur))
-    noise *= p.noise_hu * rng.uniform(0.8, 1.25) / max(float(noise.std()), 1e-6)
-    u, v, _ = canvas.coordinates()
-    centre = 0.65 + 0.5 * np.exp(-(u**2 + v**2) / (2 * 90.0**2))
-    canvas.hu = np.clip(gaussian_filter(canvas.hu, (0.35 * blur, 0.35 * blur, 0.0)) + noise * centre, -1024, 3071).astype(np.float32)
+    sigma = np.array([p.sharpness + 0.7, p.sharpness + 0.7, 0.4]) / canvas.spacing
+    if sigma.max() > 0.2:
+        noise = gaussian_filter(noise, sigma, truncate=3.0)
+    quiet = min(1.0, (1.5 * 1.5 * 3.0 / float(canvas.spacing.prod())) ** 0.33)
+    noise *= np.float32(p.noise_hu * quiet / max(float(noise.std()), 1e-6))
+    far = canvas.x * canvas.x / np.float32(130.0**2) + canvas.y * canvas.y / np.float32(105.0**2)
+    noise *= np.float32(0.55) + np.float32(0.6) * np.exp(-far)
+    blur = np.array([p.sharpness, p.sharpness, 0.0]) * 0.55 / canvas.spacing
+    hu = gaussian_filter(canvas.hu, blur, truncate=3.0) if blur.max() > 0.2 else canvas.hu
+    canvas.hu = np.clip(hu + noise, -1024, 3071).astype(np.float32)
