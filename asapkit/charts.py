@@ -177,13 +177,13 @@ def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
     ax = page.subplots()
     wide = 0.8 / len(names)
     for n, name in enumerate(names):
-        one = table[table.encoder == name].set_index("share").reindex(shares)
+        value, low, high = table[table.encoder == name].set_index("share").reindex(shares)[["value", "low", "high"]].to_numpy(float).T
         x = np.arange(len(shares)) + (n - (len(names) - 1) / 2) * wide
-        ax.bar(x, one.value - 0.5, wide * 0.9, bottom=0.5, color=colours[name], label=name)
-        ax.errorbar(x, one.value, [one.value - one.low, one.high - one.value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
-        for place, value, top in zip(x, one.value, one.high, strict=True):
-            if value == value:
-                ax.annotate(f"{value:.3f}".lstrip("0"), (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=6.8)
+        ax.bar(x, value - 0.5, wide * 0.9, bottom=0.5, color=colours[name], label=name)
+        ax.errorbar(x, value, [value - low, high - value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+        for place, number, top in zip(x, value, high, strict=True):
+            if number == number:
+                ax.annotate(f"{number:.3f}".lstrip("0"), (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=6.8)
     ax.axhline(0.5, color=GREY, linewidth=0.8)
     ax.set_xticks(range(len(shares)), [f"{s:.0%} of the labels" for s in shares])
     ax.set(ylabel="macro AUROC", ylim=(min(0.48, table.low.min() - 0.01), min(1.0, table.high.max() + 0.05)))

@@ -201,11 +201,11 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
     similarity, grid, truth = np.asarray(row["similarity"], float), _grid(volume, patch), row.get("truth")
     top = top_patches(similarity, row["k"])
     best = np.array(np.unravel_index(top[0], grid))
-    at = best * patch + np.array(patch) // 2
+    at = (best * patch + np.array(patch) // 2).tolist()
     painted = _painted(similarity, volume, patch, interpolation=interpolation)
     norm = Normalize(float(np.median(similarity)), float(similarity.max()))
-    planes = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
-    for number, (ax, cut) in enumerate(zip(tiles, planes, strict=True)):
+    views = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
+    for number, (ax, cut) in enumerate(zip(tiles, views, strict=True)):
         ct(ax, cut, volume, window, dim=1 if number % 2 == 0 else 1.5)
         if number % 2:
             cut.show(ax, painted, cmap=SPOT, norm=norm, interpolation="bilinear" if interpolation == "linear" else "nearest")

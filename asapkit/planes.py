@@ -63,7 +63,7 @@ class Cut:
         ax.contour(x, y, np.pad(flat.astype(np.float32), 1), levels=[0.5], colors=[color], linewidths=width, linestyles=style)
         return True
 
-    def boxes(self, ax: Axes, patches: Sequence[int], grid: tuple[int, int, int], patch: tuple[int, int, int], **how) -> int:
+    def boxes(self, ax: Axes, patches: np.ndarray | Sequence[int], grid: tuple[int, int, int], patch: tuple[int, int, int], **how) -> int:
         """A frame around each of these patches (row-major indices) that this plane cuts; how many there were."""
         drawn = 0
         for place in zip(*np.unravel_index(np.asarray(patches, dtype=int), grid), strict=True):

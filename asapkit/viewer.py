@@ -95,7 +95,7 @@ def sentence_layers(
     look = {"name": f"similarity: {sentence}", "colormap": "inferno", "blending": "additive", "opacity": 0.6, "interpolation2d": "nearest"}
     drawn = {"shape_type": "rectangle", "face_color": "transparent", "edge_color": "white", "edge_width": 0.05}
     text = {"string": "{rank}", "color": "white", "size": 10}
-    points = {"face_color": "transparent", "border_color": "white", "size": 2.0, "text": text, "out_of_slice_display": True, "visible": False}
+    points = {"face_color": "transparent", "border_color": "white", "size": 2.0, "text": text, "visible": False}
     flat = {"scale": np.ones(3), "affine": np.eye(4), "units": UNITS, "axis_labels": AXES}
     return [
         (field, where | look | {"contrast_limits": limits}, "image"),
@@ -114,18 +114,20 @@ def layers(described: Sequence[Layer], *, viewer: napari.components.ViewerModel 
 
     viewer = ViewerModel(title="asapkit") if viewer is None else viewer
     for data, settings, kind in described:
-        viewer.add_layer(Made.create(data, settings, kind))
-    viewer.camera.orientation2d = ("up", "left")
+        layer = viewer.add_layer(Made.create(data, settings, kind))
+        if kind == "labels":
+            layer.contour = 1  # outlines: what lies inside stays visible
+    viewer.scene.camera.orientation2d = ("up", "left")
     viewer.dims.axis_labels = AXES
-    viewer.scale_bar.visible = True
+    viewer.canvas.overlays.scale_bar.visible = True
     best = [data[0] for data, settings, kind in described if kind == "points"]
     if best:
         viewer.dims.point = tuple(best[-1])
     return viewer
 
 
-def stored(store, id: str) -> list[Layer]:
-    """The layers of one volume of a store: the full field at the contract's spacing.
+def stored(store, id: str, *, dim: float = 1.0) -> list[Layer]:
+    """The layers of one volume of a store: the full field at the contract's spacing; `dim` darkens the CT, so that colours stand out on it.
 
     Raises: Refused for an unknown volume.
     """
@@ -134,7 +136,10 @@ def stored(store, id: str) -> list[Layer]:
         rows = store.instances[store.instances["id"] == id]
         names = {int(b): f"{f}, {s}" if s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
     metadata = {"store": str(store.root), "id": id}
-    return volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), names=names, metadata=metadata)
+    described = volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), names=names, metadata=metadata)
+    low, high = planes.WINDOWS["lung"]
+    described[0][1]["contrast_limits"] = (low, low + dim * (high - low))
+    return described
 
 
 def found(store, id: str, *, run: str | Path, sentence: str) -> list[Layer]:
@@ -142,7 +147,7 @@ def found(store, id: str, *, run: str | Path, sentence: str) -> list[Layer]:
 
     Raises: Refused for a run that cannot be read, was made under another contract than the store, or aligns no sentences.
     """
-    from asapkit import checkpoint, look
+    from asapkit import checkpoint, examples
 
     method = checkpoint.load_method(Path(run))
     if not hasattr(method, "match"):
@@ -151,7 +156,7 @@ def found(store, id: str, *, run: str | Path, sentence: str) -> list[Layer]:
     if contract.hash != store.contract.hash:
         raise Refused(f"{run} was trained under contract {contract.hash}, the store follows {store.contract.hash}; use the store of the same scale")
     hu, affine = store.cropped(id)
-    similarity, k = look.match(method, hu, sentence, contract=contract)
+    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract)
     patch = tuple(c // g for c, g in zip(contract.crop, encoder.grid, strict=True))
     return sentence_layers(similarity, affine, grid=tuple(encoder.grid), patch=patch, k=k, sentence=sentence)
 
@@ -172,13 +177,14 @@ def show(store, id: str, *, run: str | Path | None = None, sentence: str | None 
 def screenshot(
     store, id: str, path: str | Path, *, run: str | Path | None = None, sentence: str | None = None, size: tuple[int, int] = (900, 1100)
 ) -> Path:
-    """Writes what `show` would show as a PNG of `size` (height, width) pixels, then closes the window. Needs a display, real or xvfb."""
+    """Writes the canvas of what `show` would show, in a window of `size` (height, width) pixels, as PNG. Needs a display, real or xvfb."""
     described = _described(store, id, run=run, sentence=sentence)
-    viewer = _napari().Viewer(title=f"asapkit {id}", show=False)
+    viewer = _napari().Viewer(title=f"asapkit {id}")  # a window that is never shown draws nothing
     try:
         layers(described, viewer=viewer)
-        viewer.reset_view()
-        viewer.screenshot(str(path), size=size, scale=1, canvas_only=True, flash=False)
+        viewer.window.resize(size[1], size[0])
+        viewer.fit_to_view(margin=0.02)
+        viewer.screenshot(str(path), canvas_only=True, flash=False)
     finally:
         viewer.close()
     return Path(path)
@@ -187,7 +193,9 @@ def screenshot(
 def _described(store, id: str, *, run: str | Path | None, sentence: str | None) -> list[Layer]:
     if (run is None) != (sentence is None):
         raise ValueError("run and sentence belong together: give both, or neither")
-    return stored(store, id) + (found(store, id, run=run, sentence=sentence) if sentence is not None else [])
+    if sentence is None:
+        return stored(store, id)
+    return stored(store, id, dim=1.7) + found(store, id, run=run, sentence=sentence)
 
 
 def _napari():

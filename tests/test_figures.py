@@ -1,0 +1,222 @@
+"""Pictures are the right way round and to scale, keep their colours on disk, and are the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from asapkit import charts, drawing, figures, planes
+from asapkit.types import FINDINGS, ORGANS
+
+SPACING, PATCH, GRID = (4.0, 5.0, 8.0), (6, 6, 4), (10, 8, 6)
+SHAPE = tuple(g * p for g, p in zip(GRID, PATCH))
+N = int(np.prod(GRID))
+
+
+@pytest.fixture(scope="module")
+def body():
+    """Soft tissue with two lungs in air, HU."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    hu = np.where(x**2 + y**2 < 0.8, 40.0, -1000.0)
+    hu[(np.abs(x) - 0.4) ** 2 * 9 + y**2 * 3 + z**2 < 0.7] = -850
+    return hu.astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def organs(body):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[35:50, 15:35, 4:20][body[35:50, 15:35, 4:20] < -800] = 4
+    labels[20:40, 20:30, 5:12] = 6
+    labels[28:31, 12:16, 2:22] = 9
+    return labels
+
+
+@pytest.fixture(scope="module")
+def truth():
+    bits = np.zeros(SHAPE, np.uint32)
+    bits[10:16, 20:26, 8:12] |= 1 << 0
+    bits[12:18, 20:26, 8:12] |= 1 << 5
+    return bits
+
+
+def pixels(figure, dpi=60):
+    out = io.BytesIO()
+    figure.savefig(out, dpi=dpi)
+    return np.asarray(Image.open(out).convert("RGB")).astype(float)
+
+
+def marked(voxels):
+    volume = np.full(SHAPE, -1000, np.int16)
+    volume[voxels] = 1000
+    return volume
+
+
+@pytest.mark.parametrize(
+    ("plane", "voxels", "up", "left"),
+    [
+        ("axial", np.s_[:10, 38:, :], True, False),  # patient's left, anterior
+        ("axial", np.s_[50:, :10, :], False, True),  # patient's right, posterior
+        ("coronal", np.s_[:10, :, 18:], True, False),  # left, superior
+        ("sagittal", np.s_[:, 38:, :6], False, True),  # anterior, inferior
+    ],
+)
+def test_planes_lie_as_radiologists_see_them(plane, voxels, up, left):
+    cut = planes.cuts(marked(voxels), SPACING, (plane,))[0]
+    page, tiles = drawing.mosaic([cut.size_mm[0]], [cut.size_mm[1]], width=4, top=0, bottom=0, left=0, right=0)
+    planes.ct(tiles[0, 0], cut, marked(voxels), "full", interpolation="nearest")
+    planes.frame(tiles[0, 0], cut, marks=False, bar=False)
+    bright = np.argwhere(pixels(page).mean(-1) > 128) / np.array(pixels(page).shape[:2])
+    assert (bright[:, 0].mean() < 0.5) == up and (bright[:, 1].mean() < 0.5) == left
+    half = bright.max(0) - bright.min(0)
+    extent = [np.ptp(np.nonzero(cut.take(marked(voxels)) > 0)[a]) + 1 for a in (0, 1)]
+    assert np.allclose(half, np.array(extent) / cut.take(marked(voxels)).shape, atol=0.03)
+
+
+def test_tiles_share_one_millimetre_scale():
+    page, tiles = drawing.mosaic([240, 120], [200, 100], width=8)
+    size = np.array([[t.get_window_extent().width, t.get_window_extent().height] for t in tiles.ravel()])
+    per_mm = size / np.array([[240, 200], [120, 200], [240, 100], [120, 100]])
+    assert np.allclose(per_mm, per_mm[0, 0])
+    assert page.get_size_inches()[0] == 8
+
+
+def test_a_patch_frame_encloses_its_patch_and_only_planes_that_cut_it_draw_it():
+    cut = planes.Cut("coronal", 3 * 6 + 2, SPACING, SHAPE)
+    _, tiles = drawing.mosaic([cut.size_mm[0]], [cut.size_mm[1]])
+    index = [int(np.ravel_multi_index(p, GRID)) for p in ((7, 3, 2), (7, 4, 2))]
+    assert cut.boxes(tiles[0, 0], index, GRID, PATCH) == 1
+    box = tiles[0, 0].patches[0].get_bbox()
+    assert np.allclose([box.x0, box.x1], [7 * 24, 8 * 24]) and np.allclose([box.y0, box.y1], [2 * 32, 3 * 32])
+
+
+def test_the_busiest_slice_is_chosen(truth):
+    assert planes.busiest("axial", truth > 0) in range(8, 12)
+    assert planes.busiest("axial", np.zeros(SHAPE, bool)) == SHAPE[2] // 2
+    assert planes.bits_of(truth) == [0, 5]
+
+
+def tables():
+    rng = np.random.default_rng(0)
+    names = ("random", "mae", "asap", "one of mine")
+    ranks = [(e, layer, rng.uniform(1, 40), rng.uniform(0, 1)) for e in names for layer in range(1, 4) for _ in range(5)]
+    ground = pd.DataFrame({"finding": ("macro", *FINDINGS), "hit": rng.random(19), "chance": 0.1, "n": 7.0})
+    ground.loc[3, "n"] = np.nan
+    probe = pd.DataFrame([(e, s, 0.6, 0.55, 0.66) for e in names for s in (0.05, 1.0)], columns=["encoder", "share", "value", "low", "high"])
+    dots = pd.DataFrame([(f, e, rng.random()) for e in names for f in FINDINGS], columns=["finding", "encoder", "value"])
+    steps = pd.DataFrame({"step": range(1, 31), "align": rng.random(30), "reconstruct": rng.random(30), "lr": 1e-3})
+    return {
+        "rank": pd.DataFrame(ranks, columns=["encoder", "layer", "effective_rank", "normalised"]), "ground": ground, "probe": probe, "dots": dots,
+        "steps": steps, "k": pd.DataFrame({"k": [2, 4, 8, 2], "n": [5, 6, 0, 3], "group": ["positive"] * 3 + ["normal"]}),
+    }  # fmt: skip
+
+
+def drawn(name, body, organs, truth):
+    rng, t = np.random.default_rng(1), tables()
+    similarity, hidden = rng.normal(size=N), rng.random(N) < 0.5
+    scan = {"spacing_mm": SPACING, "patch": PATCH}
+    say = {"title": "A title", "caption": "A long caption. " * 20}
+    share = np.stack([rng.random(N) * (o in (3, 5, 8)) for o in range(len(ORGANS))], 1)
+    steps = [figures.Step("stored", body[::-1], SPACING, oriented=False), figures.Step("ready", body[::2, ::2], (8, 10, 8), note="coarse")]
+    items = [{"name": "a", "volume": body, "spacing_mm": SPACING, "credit": "by a"}, {"name": "b", "volume": body[:30], "spacing_mm": SPACING}]
+    curves = {"asap": np.exp(-np.arange(20) / 5.0)[None].repeat(4, 0), "mae": np.exp(-np.arange(12) / 3.0)[None]}
+    return {
+        "slices": lambda: figures.slices(body, spacing_mm=SPACING, organs=organs, truth=truth, names={5: "Lung nodule"}, **say),
+        "one plane": lambda: figures.slices(body, spacing_mm=SPACING, planes=("sagittal",), windows=("bone",), at=(3, 4, 5)),
+        "scan_sheet": lambda: figures.scan_sheet(
+            body, spacing_mm=SPACING, sentences=["Something is seen. " * 6] * 30, bits=[1, 0, 33] + [0] * 27, truth=truth, organs=organs, **say
+        ),
+        "bare sheet": lambda: figures.scan_sheet(body, spacing_mm=SPACING, sentences=[]),
+        "gallery": lambda: figures.gallery(items, **say),
+        "preprocess_steps": lambda: figures.preprocess_steps(steps, **say),
+        "patch_grid": lambda: figures.patch_grid(body, hidden, **scan, **say),
+        "organ_proportions": lambda: figures.organ_proportions(body, organs, share, **scan, **say),
+        "reconstruction": lambda: figures.reconstruction(body, hidden, body + 10, **scan, **say),
+        "pca_maps": lambda: figures.pca_maps(body, {"asap": rng.random((*GRID, 3)), "mae": np.zeros((*GRID, 3))}, **scan, **say),
+        "sentence_map": lambda: figures.sentence_map(body, similarity, sentence="A nodule.", k=9, truth=truth > 0, note="hit", **scan),
+        "flat map": lambda: figures.sentence_map(body, np.zeros(N), sentence="Nothing.", k=1, interpolation="nearest", **scan),
+        "history": lambda: figures.history({"asap": t["steps"], "mae": t["steps"][["step", "reconstruct"]]}, **say),
+        "one history": lambda: figures.history(t["steps"]),
+        "effective_rank": lambda: figures.effective_rank(t["rank"], value="normalised", **say),
+        "spectra": lambda: figures.spectra(curves, **say),
+        "grounding_bars": lambda: figures.grounding_bars(t["ground"], **say),
+        "probe_bars": lambda: figures.probe_bars(t["probe"], **say),
+        "probe_dots": lambda: figures.probe_dots(t["dots"], **say),
+        "selected_k": lambda: figures.selected_k(t["k"], **say),
+    }[name]()
+
+
+EVERY = (
+    "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
+    "sentence_map", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots", "selected_k",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", EVERY)
+def test_every_figure_draws_without_a_warning(name, body, organs, truth):
+    figure = drawn(name, body, organs, truth)
+    seen = pixels(figure)
+    assert seen.std() > 5
+    assert 3 < figure.get_size_inches()[0] <= 10
+
+
+def test_a_figure_is_saved_small_with_its_numbers_and_the_same_bytes_again(tmp_path, body, organs, truth):
+    numbers = pd.DataFrame({"finding": ["a", "b"], "value": [1 / 3, 2.0]})
+    paths = [figures.save(drawn("slices", body, organs, truth), "01_look", numbers, out=tmp_path / run) for run in ("one", "two")]
+    assert paths[0].name == "01_look.png" and paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[0].stat().st_size <= 400_000 and not Image.open(paths[0]).info.keys() & {"Software", "Creation Time", "date"}
+    assert (tmp_path / "one" / "01_look.csv").read_bytes() == b"finding,value\na,0.333333\nb,2\n"
+
+
+def test_a_noisy_scan_still_fits_and_outlines_keep_their_colour(tmp_path):
+    """Noise does not compress: resolution and grey levels give way, an organ's colour does not."""
+    rng = np.random.default_rng(0)
+    volume, label = rng.normal(0, 300, (224, 224, 112)).astype(np.int16), np.zeros((224, 224, 112), np.uint8)
+    label[60:160, 60:160, 20:90] = 1
+    path = figures.save(figures.slices(volume, spacing_mm=(1.5, 1.5, 3), organs=label), "01_noise", pd.DataFrame(), out=tmp_path)
+    assert path.stat().st_size <= 400_000
+    seen = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    wanted = np.array([int(drawing.ORGANS[0][i : i + 2], 16) for i in (1, 3, 5)])
+    assert (np.abs(seen - wanted).max(-1) < 12).sum() > 500
+
+
+def test_the_callers_settings_neither_matter_nor_change(body):
+    import matplotlib
+
+    plain = pixels(figures.slices(body, spacing_mm=SPACING))
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "image.origin": "upper"}):
+        assert np.array_equal(pixels(figures.slices(body, spacing_mm=SPACING)), plain)
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_jupyter_shows_a_figure_without_pyplot(body):
+    assert figures.slices(body, spacing_mm=SPACING)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_encoders_keep_their_colours_and_no_two_share_one():
+    names = ["asap", "mae", "random", "x", "y", "z"]
+    colours = drawing.encoder_colours(names)
+    assert colours["asap"] == drawing.encoder_colours(["q", "asap"])["asap"]
+    assert len(set(colours.values())) == len(names)
+
+
+def test_charts_and_overlays_name_what_does_not_fit(body):
+    with pytest.raises(ValueError, match="lacks low, high"):
+        charts.probe_bars(tables()["dots"].assign(share=1.0))
+    with pytest.raises(ValueError, match="no column is a loss"):
+        charts.history(pd.DataFrame({"step": [1], "lr": [1.0]}))
+    with pytest.raises(ValueError, match="does not divide into patches"):
+        figures.patch_grid(body[:-1], np.zeros(N, bool), spacing_mm=SPACING, patch=PATCH)
+
+
+def test_bars_are_the_numbers_of_the_table():
+    table = tables()["probe"].query("share == 1.0")
+    bars = charts.probe_bars(table).axes[0].patches
+    assert [b.get_y() + b.get_height() for b in bars] == pytest.approx(table.value.tolist())
+    hits = tables()["ground"]
+    widths = sorted(b.get_width() for b in charts.grounding_bars(hits).axes[0].patches)
+    assert widths == pytest.approx(sorted(hits.hit))
