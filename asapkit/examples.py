@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from asapkit import reports
+from asapkit.config import Contract
 from asapkit.store import Store
 from asapkit.types import Refused
 
@@ -123,20 +124,32 @@ def reconstruct(method, store: Store, id: str) -> dict:
     }  # fmt: skip
 
 
-def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]:
-    """Rows for `figures.sentence_maps`: positive sentences of a volume with their similarity map, K and truth, the largest truths first."""
+def matched(method, hu: np.ndarray, sentences: list[str], *, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity (S, N) of sentences with every patch of a crop `hu` (X, Y, Z), nothing hidden, and K (S,), the patches that each selects.
+
+    NaN where a patch is air around the body: no evidence can lie there.
+    """
     import torch
 
+    from asapkit.batch import AIR, patch_means, scale_hu
+
+    scaled = scale_hu(hu, contract.window_hu)
+    with torch.inference_mode():
+        similarity, k = method.match(method.aligned(torch.from_numpy(scaled)[None, None])[0], sentences)
+    similarity = similarity.float().numpy().copy()
+    similarity[:, patch_means(scaled, method.encoder.patch) <= AIR] = np.nan
+    return similarity, k.numpy()
+
+
+def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]:
+    """Rows for `figures.sentence_maps`: positive sentences of a volume with their similarity map, K and truth, the largest truths first."""
     said = sentences_of(store, id)
     said = said[said["polarity"] == "positive"]
     truth = store.cropped(id, "truth")[0] if store.truth(id) is not None else None
-    with torch.no_grad():
-        aligned = method.aligned(image(store, id))[0]
-        similarity, k = method.match(aligned, said["sentence"].tolist())
+    similarity, k = matched(method, store.cropped(id)[0], said["sentence"].tolist(), contract=store.contract)
     rows = []
     for n, row in enumerate(said.itertuples()):
         inside = None if truth is None else (truth & np.uint32(row.bits)) != 0
-        share = f"K = {int(k[n])} of {len(aligned)} patches ({int(k[n]) / len(aligned):.1%})"
-        rows.append({"sentence": row.sentence, "similarity": similarity[n].numpy(), "k": int(k[n]), "truth": inside, "note": share})
+        rows.append({"sentence": row.sentence, "similarity": similarity[n], "k": int(k[n]), "truth": inside, "note": ""})
     rows.sort(key=lambda r: 0 if r["truth"] is None else -int(r["truth"].sum()))
     return rows[:most]

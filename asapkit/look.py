@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asapkit import analysis, ct, formats
+from asapkit import analysis, ct, examples, formats
 from asapkit.config import Contract
 from asapkit.types import Volume
 
@@ -27,7 +27,7 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     """Similarity of a sentence with every patch of a scan, nothing hidden.
 
     Writes out/look.png, out/look.csv (the top K patches) and out/similarity.nii.gz: float32 on the scan's own voxel grid, axes as in its
-    file, NaN where the network's field of view does not reach.
+    file, NaN where the network's field of view does not reach and in the air around the body.
 
     Raises: Refused for a scan or run that cannot be read; ValueError for an empty sentence or a method that does not align sentences.
     """
@@ -41,7 +41,8 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     contract, grid = method.encoder.contract, method.encoder.grid
     volume = ct.read(Path(scan))
     seen = field_of_view(volume, contract)
-    similarity, k = match(method, seen.array, sentence, contract=contract)
+    similarities, budgets = examples.matched(method, seen.array, [sentence], contract=contract)
+    similarity, k = similarities[0], int(budgets[0])
     patch = tuple(c // g for c, g in zip(contract.crop, grid, strict=True))
     top = top_table(similarity, k, grid=grid, patch=patch, affine=seen.affine)
     folder = Path(out)
@@ -57,18 +58,6 @@ def field_of_view(volume: Volume, contract: Contract) -> Volume:
     whole = ct.to_contract(volume, contract)
     affine = ct.fit_affine(whole.affine, whole.array.shape, contract.crop, fit=contract.fit)
     return whole.with_array(ct.fit(whole.array, contract.crop, fit=contract.fit), affine)
-
-
-def match(method, hu: np.ndarray, sentence: str, *, contract: Contract) -> tuple[np.ndarray, int]:
-    """Similarity (N,) of the sentence with every patch of `hu` (X, Y, Z), and the number K of patches that the method selects for it."""
-    import torch
-
-    from asapkit.batch import scale_hu
-
-    with torch.inference_mode():
-        image = torch.from_numpy(scale_hu(hu, contract.window_hu))[None, None]
-        similarity, k = method.match(method.aligned(image)[0], [sentence])
-    return similarity[0].float().numpy(), int(k[0])
 
 
 def top_table(similarity: np.ndarray, k: int, *, grid: tuple[int, int, int], patch: tuple[int, int, int], affine: np.ndarray) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 # Two test processes on two cores: more threads than one each only makes them wait. Set before numpy and torch are loaded.
@@ -12,14 +13,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("BLOSC_NTHREADS", "1")
 
+import numpy as np
 import pytest
-from beartype import BeartypeConf, beartype
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# An int is accepted where a float is annotated, as type checkers do.
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# What duck typing allows is no fault: numpy's numbers for Python's, an int for a float, an array for a sequence of numbers.
+ALLOWED = {
+    int: int | np.integer,
+    float: float | int | np.integer | np.floating,
+    Sequence[int]: Sequence[int] | np.ndarray,
+    Sequence[float]: Sequence[float] | np.ndarray,
+}
+checked = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides(ALLOWED)))
 install_import_hook("asapkit", "conftest.checked")
 
 

@@ -27,8 +27,8 @@ METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "features"}
 TASKS = {"tasks"}
-SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look"}
-RUNNING = {"examples", "scores", "parameters", "workflow", "evidence", "__main__"}
+SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look", "examples"}
+RUNNING = {"scores", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),
@@ -220,3 +220,14 @@ def test_the_version_is_the_installed_one():
     import asapkit
 
     assert asapkit.version() == metadata.version("asapkit") == asapkit.__version__
+
+
+def test_shapes_are_checked_while_tests_run():
+    """The hook of conftest.py: a one-dimensional array where (N, D) is annotated fails at the call, not in some later sum."""
+    import numpy as np
+    from jaxtyping import TypeCheckError
+
+    from asapkit import analysis
+
+    with pytest.raises(TypeCheckError):
+        analysis.effective_rank(np.ones(3))
