@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import Canvas
-from .shapes import Array, beads, ellipsoid, oval, random_field, smooth_tube
+from .shapes import Array, beads, ellipsoid, evenly, oval, random_field, rotation, smooth_tube
 from .thorax import Thorax
 
 FAT_HU = -102.0
@@ -38,7 +38,7 @@ def rib_path(thorax: Thorax, k: int, *, side: float, outward_mm: float = 5.0) ->
 
 
 def sternum_y(thorax: Thorax, z: Array) -> Array:
-    a, b, c = thorax.profile(z)
+    _, b, c = thorax.profile(z)
     return c + b - np.float32(3.0)
 
 
@@ -53,8 +53,9 @@ def _soft_tissue(canvas: Canvas, thorax: Thorax) -> Array:
     outer = (oval(x / wide, (y - middle) / thick) - 1) * np.minimum(wide, thick)
     if p.breast > 0:
         for side in (-1, 1):
-            cup = dict(centre=(side * 0.62 * p.width, p.depth * 0.86 + 4, -0.45 * p.apex), radii=(p.breast, 0.55 * p.breast + 0.6 * p.fat, 1.05 * p.breast))
-            outer = np.minimum(outer, ellipsoid(x, y, z, **cup))
+            centre = (side * 0.62 * p.width, p.depth * 0.86 + 4, -0.45 * p.apex)
+            radii = (p.breast, 0.55 * p.breast + 0.6 * p.fat, 1.05 * p.breast)
+            outer = np.minimum(outer, ellipsoid(x, y, z, centre=centre, radii=radii))
     if p.table:
         lowest = -float(np.max(thick)) - 7 + float(np.min(middle))
         bed = np.abs(y + p.shift[1] - lowest - 1.1e-3 * (x * x)) - 4
@@ -98,7 +99,8 @@ def _shoulders(canvas: Canvas, thorax: Thorax) -> None:
         if box is not None:
             canvas.paint(box, canvas.cover(ellipsoid(*canvas.at(box), **pit)), FAT_HU)
         _blade(canvas, thorax, side)
-        collar = smooth_tube([[side * 16, c + b + 2, 0.72 * p.apex], [side * 60, b * 0.75, 0.92 * p.apex], [side * 125, -14, 1.14 * p.apex]], [7, 5.5, 6])
+        ends = [[side * 16, c + b - 5, 0.72 * p.apex], [side * 60, b * 0.72, 0.92 * p.apex], [side * 125, -14, 1.14 * p.apex]]
+        collar = smooth_tube(ends, [7, 5.5, 6])
         canvas_bone(canvas, collar, p.bone_hu, rim_mm=2.0)
         ball = np.array([side * (p.width + 22), -12.0, 1.22 * p.apex])
         box = canvas.around(ball, 26)
@@ -141,7 +143,7 @@ def _ribs(canvas: Canvas, thorax: Thorax) -> None:
             for k in range(RIBS):
                 path = rib_path(thorax, k, side=side)
                 for up in (-2.6, 0.0, 2.6):  # higher than thick
-                    q, _, which = beads(path[:-1] + [0, 0, up], path[1:] + [0, 0, up], np.ones(39), np.ones(39), step_mm=0.6 * canvas.edge)
+                    q, _, which = beads(evenly(path[:-1] + [0, 0, up], path[1:] + [0, 0, up], 1.0), step_mm=0.6 * canvas.edge)
                     points.append(q)
                     bone.append(np.where((which > 30) & (k < 9), 0.0, 1.0))  # the front end is cartilage
         points, bone = np.vstack(points), np.concatenate(bone)
@@ -212,9 +214,13 @@ def _abdomen(canvas: Canvas, thorax: Thorax, wall: Array) -> None:
     canvas.paint(box, canvas.cover(crus) * np.float32(0.8), p.muscle_hu)
     liver = np.maximum(np.maximum(below + 3.0, back), -(x + 46 * q - 0.30 * depth + 0.42 * np.clip(-y + 20, 0, 90)) + lump)
     bubble = p.left_dome - 30
-    stomach = np.maximum(below + 4, ellipsoid(x, y, z, centre=(-58 * q, 20, bubble), radii=(38 * q, 42 * q, 36 * q), axes=rotation_of(p)) + 0.5 * lump)
-    spleen = np.maximum(below + 3, ellipsoid(x, y, z, centre=(-0.80 * p.width, -0.42 * p.depth, p.left_dome - 38), radii=(24 * q, 42 * q, 44 * q)) + 0.4 * lump)
-    gut = np.maximum(below + 5, ellipsoid(x, y, z, centre=(-0.74 * p.width, 0.30 * p.depth, p.left_dome - 62), radii=(27, 30, 24)) + lump)
+    lean = rotation(yaw=0.35, roll=0.25 + 0.1 * np.sin(p.tree % 7))
+    pouch = ellipsoid(x, y, z, centre=(-58 * q, 20, bubble), radii=(38 * q, 42 * q, 36 * q), axes=lean)
+    stomach = np.maximum(below + 4, pouch + 0.5 * lump)
+    spleen = ellipsoid(x, y, z, centre=(-0.80 * p.width, -0.42 * p.depth, p.left_dome - 38), radii=(24 * q, 42 * q, 44 * q))
+    spleen = np.maximum(below + 3, spleen + 0.4 * lump)
+    gut = ellipsoid(x, y, z, centre=(-0.74 * p.width, 0.30 * p.depth, p.left_dome - 62), radii=(27, 30, 24))
+    gut = np.maximum(below + 5, gut + lump)
     canvas.paint(box, canvas.cover(gut), 35.0)
     canvas.paint(box, canvas.cover(gut + 3) * np.float32(0.9), np.where(lump > 0, -850.0, -60.0).astype(np.float32))
     canvas.paint(box, canvas.cover(spleen), p.spleen_hu)
@@ -222,9 +228,3 @@ def _abdomen(canvas: Canvas, thorax: Thorax, wall: Array) -> None:
     canvas.paint(box, canvas.cover(stomach + 4), 22.0 + 2 * lump)
     canvas.paint(box, canvas.cover(np.maximum(stomach + 4, 26 + 4 * np.sin(p.tree) - y)), -960.0)
     canvas.paint(box, canvas.cover(liver), p.liver_hu)
-
-
-def rotation_of(p) -> tuple:
-    from .shapes import rotation
-
-    return rotation(yaw=0.35, roll=0.25 + 0.1 * np.sin(p.tree % 7))

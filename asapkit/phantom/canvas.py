@@ -11,7 +11,7 @@ import numpy as np
 
 from ..types import ORGANS
 from .anatomy import Patient
-from .shapes import Array, Tube, beads
+from .shapes import Array, Segments, Tube, beads
 
 AIR_HU = -1000.0
 Box = tuple[slice, slice, slice]
@@ -142,16 +142,17 @@ class Canvas:
         key = reach @ np.array([10_000, 100, 1])
         for one in sorted(set(key.tolist())):
             chosen = key == one
-            self._splat_class(out, size, first, reach[chosen][0], [a[chosen] for a in (where, nearest, wide, mass)])
+            same = [a[chosen] for a in (where, nearest, wide, mass)]
+            self._splat_class(out, same, size=size, first=first, reach=reach[chosen][0])
         return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)), out.reshape(size)
 
-    def _splat_class(self, out: Array, size: Array, first: Array, reach: Array, beads_: list[Array]) -> None:
+    def _splat_class(self, out: Array, same: list[Array], *, size: Array, first: Array, reach: Array) -> None:
         """Adds (by maximum) the balls that share one neighbourhood of voxels."""
         offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, 3)
         stride = np.array([size[1] * size[2], size[2], 1])
         step = max(1, 1_500_000 // len(offsets))
-        for start in range(0, len(beads_[0]), step):
-            where, nearest, wide, mass = (a[start : start + step] for a in beads_)
+        for start in range(0, len(same[0]), step):
+            where, nearest, wide, mass = (a[start : start + step] for a in same)
             gap = ((nearest - where) * self.spacing).astype(np.float32)
             d = np.zeros((len(where), len(offsets)), np.float32)
             ok = np.ones(d.shape, bool)
@@ -168,5 +169,5 @@ class Canvas:
     def thread(self, tube: Tube, *, grow_mm: float = 0.0) -> tuple[Box | None, Array | None]:
         """`splat` of one thin tube."""
         points, radii = tube
-        p, r, _ = beads(points[:-1], points[1:], radii[:-1] + grow_mm, radii[1:] + grow_mm, step_mm=0.45 * self.edge)
+        p, r, _ = beads(Segments(points[:-1], points[1:], radii[:-1] + grow_mm, radii[1:] + grow_mm), step_mm=0.45 * self.edge)
         return self.splat(p, r)

@@ -34,17 +34,18 @@ LOADING: dict[str, tuple[float, ...]] = {
     "Pericardial effusion": (0, 0.5, 0.1, 0, 0), "Coronary artery wall calcification": (0.75, 0.1, 0, 0, 0.1), "Hiatal hernia": (0.25, 0, 0, 0, 0),
     "Lymphadenopathy": (0, 0.1, 0.3, 0, 0.1), "Emphysema": (0.2, 0, 0, 0.15, 0.55), "Atelectasis": (0, 0.4, 0.25, 0, 0),
     "Lung nodule": (0.1, 0, 0, 0, 0.25), "Lung opacity": (0, 0.1, 0.65, 0, 0), "Pulmonary fibrotic sequela": (0.2, 0, 0, 0.2, 0.3),
-    "Pleural effusion": (0.05, 0.65, 0.25, 0, 0), "Mosaic attenuation pattern": (0, 0.1, 0, 0.4, 0), "Peribronchial thickening": (0, 0, 0.15, 0.65, 0),
-    "Consolidation": (0, 0.1, 0.7, 0, 0), "Bronchiectasis": (0, 0, 0, 0.75, 0), "Interlobular septal thickening": (0, 0.55, 0.2, 0, 0),
+    "Pleural effusion": (0.05, 0.65, 0.25, 0, 0), "Mosaic attenuation pattern": (0, 0.1, 0, 0.4, 0),
+    "Peribronchial thickening": (0, 0, 0.15, 0.65, 0), "Consolidation": (0, 0.1, 0.7, 0, 0),
+    "Bronchiectasis": (0, 0, 0, 0.75, 0), "Interlobular septal thickening": (0, 0.55, 0.2, 0, 0),
 }  # fmt: skip
 """How strongly hidden causes (in `CAUSES` order; vessels grow with age) drive each finding: together they give the correlations."""
 
-TOGETHER: dict[str, tuple[str, ...]] = {
-    "Coronary artery wall calcification": ("Arterial wall calcification",), "Pleural effusion": ("Cardiomegaly",),
-    "Atelectasis": ("Pleural effusion",), "Consolidation": ("Lung opacity",), "Peribronchial thickening": ("Bronchiectasis",),
-    "Interlobular septal thickening": ("Pleural effusion",), "Pericardial effusion": ("Pleural effusion",),
+TOGETHER: dict[str, tuple[str, float]] = {
+    "Coronary artery wall calcification": ("Arterial wall calcification", 1.2), "Pleural effusion": ("Cardiomegaly", 1.2),
+    "Atelectasis": ("Pleural effusion", 1.2), "Consolidation": ("Lung opacity", 1.2), "Peribronchial thickening": ("Bronchiectasis", 1.2),
+    "Interlobular septal thickening": ("Pleural effusion", 1.2), "Pericardial effusion": ("Pleural effusion", 1.2),
 }  # fmt: skip
-"""Findings that share a cause and are seen together more often than by chance (held by a test)."""
+"""finding -> (another with the same cause, how many times as often it is seen beside that one as without it, at least; held by a test)."""
 
 STEPS: tuple[tuple[str, str, Callable, Callable], ...] = (
     ("Cardiomegaly", "heart", heart.place_cardiomegaly, heart.draw_cardiomegaly),
@@ -91,7 +92,7 @@ def sample(rng: np.random.Generator, patient: Patient) -> list[Lesion]:
         stream = np.random.default_rng(rng.integers(1 << 63))  # one finding's draws never shift another's
         if finding in chosen:
             level = 1 + int(stream.choice(3, p=_SEVERITY))
-            lesions += place(stream, thorax, level, lesions)
+            lesions += place(stream, thorax, level=level, others=lesions)
             thorax = chests.of(patient, heart_scale(lesions))
     return [replace(one, bit=bit) for bit, one in enumerate(lesions[:_BITS])]
 

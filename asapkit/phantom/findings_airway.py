@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .canvas import Canvas
 from .lesions import Lesion, fill, in_lobe, label_of, lesion, room, size_by, some_lobes
-from .shapes import beads, random_field
+from .shapes import Segments, beads, evenly, random_field
 from .thorax import Thorax
-from .trees import Tree
 
 UPPER = (0.30, 0.12, 0.32, 0.12, 0.14)
 
 
-def place_emphysema(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_emphysema(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     low, high = ((1, 2), (2, 3), (2, 5))[level - 1]
     return [
         in_lobe(
-            rng, thorax, "Emphysema", level, label=n, holes=size_by(rng, level, (26, 40), (45, 70), (80, 120)) * (0.5 if n == 4 else 1),
+            rng, thorax, "Emphysema", level=level, label=n, holes=size_by(rng, level, (26, 40), (45, 70), (80, 120)) * (0.5 if n == 4 else 1),
             radius=size_by(rng, level, (4.5, 6), (5.5, 7.5), (6.5, 9.5)),
         )
         for n in some_lobes(rng, low, high, liking=UPPER)
@@ -36,7 +37,7 @@ def draw_emphysema(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         canvas.mark(one.bit, box, cover)
 
 
-def place_mosaic(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_mosaic(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     contrast = size_by(rng, level, (75, 100), (100, 135), (135, 175))
     return [lesion(rng, "Mosaic attenuation pattern", level, side="both", place="both lungs", length=rng.uniform(30, 44), contrast=contrast)]
 
@@ -52,18 +53,19 @@ def draw_mosaic(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     canvas.mark(one.bit, canvas.full, lucent * canvas.lung)
 
 
-def _cluster(tree: Tree, centre, *, reach_mm: float, stem_mm: float) -> np.ndarray:
+def _cluster(tree: Segments, centre, *, reach_mm: float, stem_mm: float) -> np.ndarray:
     """Segments of a bronchial tree near a place, the thick stem left out."""
     gap = np.linalg.norm(0.5 * (tree.starts + tree.ends) - np.asarray(centre), axis=1)
     near = (gap < reach_mm) & (tree.r0 < stem_mm)
     return near if near.sum() >= 4 else gap <= np.sort(gap)[min(5, len(gap) - 1)]
 
 
-def place_bronchiectasis(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_bronchiectasis(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for n in some_lobes(rng, 1, 1 + int(rng.random() < 0.4), liking=(0.2, 0.24, 0.14, 0.2, 0.22)):
         size = size_by(rng, level, (6.5, 8.5), (8.5, 11), (11, 14.5))
-        made.append(in_lobe(rng, thorax, "Bronchiectasis", level, label=n, margin_mm=12, size_mm=size, reach=size_by(rng, level, (24, 30), (28, 36), (34, 42))))
+        reach = size_by(rng, level, (24, 30), (28, 36), (34, 42))
+        made.append(in_lobe(rng, thorax, "Bronchiectasis", level=level, label=n, margin_mm=12, size_mm=size, reach=reach))
     return made
 
 
@@ -72,20 +74,20 @@ def draw_bronchiectasis(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     tree, rng = thorax.bronchi[label_of(one) - 1], one.rng
     near = _cluster(tree, one.centre, reach_mm=one.numbers["reach"], stem_mm=3.6)
     lumen = 0.5 * one.size_mm * np.where(np.arange(near.sum()) == 0, 1.0, rng.uniform(0.6, 1.0, int(near.sum())))
-    points, radii, _ = beads(tree.starts[near], tree.ends[near], lumen, lumen, step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(evenly(tree.starts[near], tree.ends[near], lumen), step_mm=0.5 * canvas.edge)
     box, wall = canvas.splat(points, radii + 2.1)
     if box is None:
         return
     share = room(canvas, thorax, box, one)
-    fill(canvas, one, box, wall * share, 15.0)
+    fill(canvas, one, box, cover=wall * share, hu=15.0)
     box, air = canvas.splat(points, radii)
     canvas.paint(box, air * room(canvas, thorax, box, one), -985.0)
 
 
-def place_peribronchial(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_peribronchial(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     high = int(rng.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
     return [
-        in_lobe(rng, thorax, "Peribronchial thickening", level, label=n, thick=size_by(rng, level, (2.2, 2.8), (2.8, 3.6), (3.6, 4.6)))
+        in_lobe(rng, thorax, "Peribronchial thickening", level=level, label=n, thick=size_by(rng, level, (2.2, 2.8), (2.8, 3.6), (3.6, 4.6)))
         for n in some_lobes(rng, 1, high)
     ]
 
@@ -94,10 +96,10 @@ def draw_peribronchial(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     """Cuffs of soft tissue around the lobe's larger bronchi."""
     tree = thorax.bronchi[label_of(one) - 1]
     thick = tree.r0 > np.quantile(tree.r0, 0.25)
-    points, radii, _ = beads(tree.starts[thick], tree.ends[thick], tree.r0[thick], tree.r1[thick], step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(Segments(*(a[thick] for a in tree)), step_mm=0.5 * canvas.edge)
     box, cuff = canvas.splat(points, radii + one.numbers["thick"])
     if box is None:
         return
-    fill(canvas, one, box, cuff * room(canvas, thorax, box, one), 12.0, least=0.45)
+    fill(canvas, one, box, cover=cuff * room(canvas, thorax, box, one), hu=12.0, least=0.45)
     box, air = canvas.splat(points, radii)
     canvas.paint(box, air * room(canvas, thorax, box, one), -950.0)

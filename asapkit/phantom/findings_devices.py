@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .body import sternum_y
@@ -13,17 +15,18 @@ from .thorax import Thorax
 METAL_HU = 2800.0
 
 
-def place_device(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_device(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     kind = ("pacemaker", "central venous catheter", "sternal wires", "port")[int(rng.choice(4, p=(0.34, 0.2, 0.28, 0.18)))]
     side = {"pacemaker": "left" if rng.random() < 0.85 else "right", "port": "right" if rng.random() < 0.8 else "left"}.get(kind, "none")
-    return [lesion(rng, "Medical material", 1, side=side, place=kind, across=rng.uniform(0.52, 0.72), high=rng.uniform(0.42, 0.66), wires=rng.integers(4, 7))]
+    shape = dict(across=rng.uniform(0.52, 0.72), high=rng.uniform(0.42, 0.66), wires=rng.integers(4, 7))
+    return [lesion(rng, "Medical material", 1, side=side, place=kind, **shape)]
 
 
-def _pocket(thorax: Thorax, side: float, across: float, high: float) -> Array:
+def _pocket(thorax: Thorax, side: float, *, across: float, high: float) -> Array:
     """A place on the front of the chest muscle."""
     p = thorax.patient
     z = high * p.apex
-    a, b, c = (float(v[0]) for v in thorax.profile(np.array([z])))
+    a, b, _ = (float(v[0]) for v in thorax.profile(np.array([z])))
     x = side * across * a
     y = np.linspace(0, b + 50, 120)
     wall = thorax.cavity(np.full(120, x, np.float32), y.astype(np.float32), np.full(120, z))
@@ -39,12 +42,12 @@ def draw_device(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         neck = thorax.veins[1][0][::-1]
         return _lead(canvas, one, np.vstack([neck, cava[1 : int(0.6 * len(cava)) + 1]]), radius_mm=1.5, hu=1500.0)
     side = -1.0 if one.side == "left" else 1.0
-    spot = _pocket(thorax, side, one.numbers["across"], one.numbers["high"])
+    spot = _pocket(thorax, side, across=one.numbers["across"], high=one.numbers["high"])
     size = np.array([20.0, 5.0, 17.0]) if one.place == "pacemaker" else np.array([11.0, 5.5, 11.0])
     box = canvas.around(spot, 24)
     if box is not None:
-        gap = _slab(canvas, box, spot, size, yaw=-side * 0.45)
-        fill(canvas, one, box, canvas.cover(gap), METAL_HU if one.place == "pacemaker" else 2200.0)
+        gap = _slab(canvas, box, spot, size=size, yaw=-side * 0.45)
+        fill(canvas, one, box, cover=canvas.cover(gap), hu=METAL_HU if one.place == "pacemaker" else 2200.0)
     vein = thorax.veins[1 if side > 0 else 2][0]
     way = [spot, vein[-1] * (0.55, 0.6, 0.72) + spot * (0.45, 0.4, 0.28) + [0, 0, 12], *vein[len(vein) // 2 :: -2], cava[1], into]
     if one.place == "pacemaker":
@@ -53,7 +56,7 @@ def draw_device(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     _lead(canvas, one, np.array(way, np.float64), radius_mm=1.5, hu=METAL_HU)
 
 
-def _slab(canvas: Canvas, box, centre: Array, size: Array, *, yaw: float) -> Array:
+def _slab(canvas: Canvas, box, centre: Array, *, size: Array, yaw: float) -> Array:
     """A box with rounded corners, turned to lie on the chest."""
     x, y, z = canvas.at(box)
     axes = rotation(yaw=yaw)
@@ -66,7 +69,7 @@ def _lead(canvas: Canvas, one: Lesion, points: Array, *, radius_mm: float, hu: f
     tube = smooth_tube(points, np.full(len(points), radius_mm), step_mm=4)
     box, cover = canvas.thread(tube)
     if box is not None:
-        fill(canvas, one, box, cover, hu, least=0.25)
+        fill(canvas, one, box, cover=cover, hu=hu, least=0.25)
 
 
 def _wires(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .canvas import Canvas
@@ -17,7 +19,7 @@ STATIONS: dict[str, tuple[tuple[float, float, float], float]] = {
 """Where nodes lie about the carina in a chest of size 1, and how often."""
 
 
-def place_cardiomegaly(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_cardiomegaly(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     scale = size_by(rng, level, (1.15, 1.20), (1.21, 1.27), (1.28, 1.36))
     size = transverse_mm(Thorax(thorax.patient, scale))
     return [lesion(rng, "Cardiomegaly", level, place="heart", scale=scale, size_mm=size)]
@@ -39,7 +41,7 @@ def draw_cardiomegaly(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         canvas.mark(one.bit, box, canvas.cover(thorax.heart(*canvas.at(box))))
 
 
-def place_pericardial(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_pericardial(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     thick = size_by(rng, level, (6.5, 9), (10, 14), (15, 21))
     return [lesion(rng, "Pericardial effusion", level, place="pericardium", size_mm=thick, lean=rng.uniform(0.3, 0.9), turn=rng.normal(0, 0.7))]
 
@@ -58,13 +60,13 @@ def draw_pericardial(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     limits = np.maximum(thorax.cavity(x, y, z) + 1.5, thorax.above(x, y, z) - 1.0)
     shell = np.maximum(np.maximum(np.minimum(grown, heart + 60) - thick, -heart), limits)
     cover = canvas.cover(shell)
-    fill(canvas, one, box, cover, 14.0)
+    fill(canvas, one, box, cover=cover, hu=14.0)
     canvas.lung[box] *= 1 - cover
     organs = canvas.organs[box]
     organs[(cover > 0.5) & (organs <= 5)] = 0
 
 
-def place_arterial(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_arterial(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     parts = ("ascending aorta", "aortic arch", "descending aorta")
     n = int(rng.choice((1, 2, 3), p=((0.75, 0.22, 0.03), (0.45, 0.42, 0.13), (0.2, 0.45, 0.35))[level - 1]))
     chosen = sorted(rng.choice(3, n, replace=False, p=(0.15, 0.47, 0.38)))
@@ -96,22 +98,24 @@ def draw_arterial(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         for s in np.linspace(-0.5, 0.5, max(2, int(long / 1.6))):
             for angle in np.linspace(-arc, arc, max(3, int(2 * arc * radii[at] / 1.8))):
                 if s * s / 0.25 + (angle / arc) ** 2 < 1.05:
-                    grains.append(points[at] + along * s * (long - 2 * thick) + (side * np.cos(angle) + other * np.sin(angle)) * (radii[at] - 0.4 * thick))
+                    outward = side * np.cos(angle) + other * np.sin(angle)
+                    grains.append(points[at] + along * s * (long - 2 * thick) + outward * (radii[at] - 0.4 * thick))
                     widths.append(thick)
     points, widths = np.array(grains), np.array(widths)
     box, cover = canvas.splat(points, widths)
     if box is not None:
-        fill(canvas, one, box, np.minimum(1.0, cover * 1.4), one.numbers["hu"], least=0.35)
+        fill(canvas, one, box, cover=np.minimum(1.0, cover * 1.4), hu=one.numbers["hu"], least=0.35)
 
 
-def place_coronary(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_coronary(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     names = tuple(thorax.coronaries)
     n = int(rng.choice((1, 2, 3), p=((0.8, 0.17, 0.03), (0.5, 0.35, 0.15), (0.25, 0.4, 0.35))[level - 1]))
     chosen = sorted(rng.choice(3, n, replace=False, p=(0.5, 0.2, 0.3)))
-    return [
-        lesion(rng, "Coronary artery wall calcification", level, place=names[k], count=1 + level + int(rng.integers(3)), start=rng.uniform(0.03, 0.35), radius=1.7 + 0.35 * level)
-        for k in chosen
-    ]
+    made = []
+    for k in chosen:
+        shape = dict(count=1 + level + int(rng.integers(3)), start=rng.uniform(0.03, 0.35), radius=1.7 + 0.35 * level)
+        made.append(lesion(rng, "Coronary artery wall calcification", level, place=names[k], **shape))
+    return made
 
 
 def draw_coronary(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
@@ -124,14 +128,15 @@ def draw_coronary(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         for t in (0.0, 0.5, 1.0):
             points.append(course[min(int(round(k + t * run)), len(course) - 1)] + rng.normal(0, 0.4, 3))
             radii.append(one.numbers["radius"] * rng.uniform(0.8, 1.2))
-    balls(canvas, one, np.array(points), np.array(radii), rng.uniform(800, 1250))
+    balls(canvas, one, np.array(points), radii=np.array(radii), hu=rng.uniform(800, 1250))
 
 
-def place_hernia(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_hernia(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     size = size_by(rng, level, (30, 38), (39, 50), (51, 68))
     p = thorax.patient
     centre = (rng.uniform(-18, 2), thorax.front_of_spine + 12 + 0.36 * size, p.left_dome + 2 + 0.42 * size + rng.uniform(-3, 6))
-    return [lesion(rng, "Hiatal hernia", level, place="esophageal hiatus", size_mm=size, centre=centre, air=rng.uniform(-0.2, 0.7), yaw=rng.uniform(0, 3))]
+    shape = dict(centre=centre, air=rng.uniform(-0.2, 0.7), yaw=rng.uniform(0, 3))
+    return [lesion(rng, "Hiatal hernia", level, place="esophageal hiatus", size_mm=size, **shape)]
 
 
 def draw_hernia(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
@@ -143,10 +148,10 @@ def draw_hernia(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     x, y, z = canvas.at(box)
     sac = ellipsoid(x, y, z, centre=c, radii=(r, 0.82 * r, 0.92 * r), axes=rotation(yaw=0.4 * np.sin(one.numbers["yaw"])))
     sac = sac + 1.2 * ripple(one, canvas, box, length_mm=22.0)
-    sac = np.maximum(np.maximum(sac, -thorax.heart(x, y, z, grown=3.5)), 1.0 - chain(x, y, z, _near(thorax.aorta, c, r + 30)))
+    sac = np.maximum(np.maximum(sac, -thorax.heart(x, y, z, grown=3.5)), 1.0 - chain(x, y, z, tube=_near(thorax.aorta, c, r + 30)))
     sac = np.maximum(sac, thorax.clear_of_spine(x, y, z))
     cover = canvas.cover(sac)
-    fill(canvas, one, box, cover, 42.0)
+    fill(canvas, one, box, cover=cover, hu=42.0)
     canvas.paint(box, canvas.cover(sac + 3.5), 18.0 + 8 * ripple(one, canvas, box, length_mm=12.0))
     canvas.paint(box, canvas.cover(np.maximum(sac + 3.5, c[1] + r * (0.75 - one.numbers["air"]) - y)), -930.0)
     canvas.lung[box] *= 1 - cover
@@ -163,7 +168,7 @@ def _near(tube, centre: Array, reach_mm: float):
     return points[low:high], radii[low:high]
 
 
-def place_nodes(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_nodes(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     names = list(STATIONS)
     often = np.array([STATIONS[n][1] for n in names])
     p, made = thorax.patient, []
@@ -184,7 +189,8 @@ def draw_nodes(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     for k in range(one.count):
         short = 0.5 * one.size_mm * (1.0 if k == 0 else rng.uniform(0.55, 0.85))
         centre = np.array(one.centre) + (0 if k == 0 else rng.normal(0, 0.6 * one.size_mm, 3) * (0.8, 0.8, 1.2))
-        radii, axes = short * np.array([1.0, 1.02, rng.uniform(1.2, 1.6)]), rotation(yaw=rng.uniform(0, 3), roll=rng.normal(0, 0.5), pitch=rng.normal(0, 0.4))
+        radii = short * np.array([1.0, 1.02, rng.uniform(1.2, 1.6)])
+        axes = rotation(yaw=rng.uniform(0, 3), roll=rng.normal(0, 0.5), pitch=rng.normal(0, 0.4))
         box = canvas.around(centre, 1.6 * short + 2)
         if box is None:
             continue
@@ -192,14 +198,14 @@ def draw_nodes(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         gap = ellipsoid(x, y, z, centre=centre, radii=radii, axes=axes)
         for tube in (*thorax.airway, thorax.aorta, *thorax.pulmonary[:1]):
             part = _near(tube, centre, 2 * short + 25)
-            gap = np.maximum(gap, 1.0 - chain(x, y, z, part))
+            gap = np.maximum(gap, 1.0 - chain(x, y, z, tube=part))
         cover = canvas.cover(gap)
-        fill(canvas, one, box, cover, hu + rng.normal(0, 5))
+        fill(canvas, one, box, cover=cover, hu=hu + rng.normal(0, 5))
         organs = canvas.organs[box]
         organs[(cover > 0.5) & (organs <= 5)] = 0
 
 
-def place_effusion(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_effusion(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     side = ("left", "right", "both")[int(rng.choice(3, p=(0.28, 0.34, 0.38)))]
     made = []
     for k, one in enumerate(("left", "right") if side == "both" else (side,)):
@@ -222,7 +228,7 @@ def draw_effusion(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     fluid = np.maximum(-wall - np.float32(one.size_mm) * low * (2 - low) * back, np.float32(side) * -x)
     cover = canvas.cover(fluid) * np.clip(canvas.lung[box] * np.float32(1.6), 0, 1)
     cover *= (low * back > 0.01).astype(np.float32)
-    fill(canvas, one, box, cover, 10.0)
+    fill(canvas, one, box, cover=cover, hu=10.0)
     organs = canvas.organs[box]
     organs[(cover > 0.5) & (organs <= 5)] = 0
     canvas.lung[box] *= 1 - cover

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.spatial import cKDTree
 
 from .canvas import Canvas
 from .lesions import Lesion, balls, fill, in_lobe, label_of, lobe_box, ripple, room, side_of, size_by, soft_hu, some_lobes
-from .shapes import beads, ellipsoid, rotation
+from .shapes import Segments, beads, ellipsoid, evenly, rotation
 from .thorax import Thorax
 
 LOWER = (0.12, 0.32, 0.10, 0.14, 0.32)  # liking of findings of the bases
 PEAKS = (0.34, 0.12, 0.34, 0.06, 0.14)  # of findings of the tops
 
 
-def place_nodule(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_nodule(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for label in some_lobes(rng, 1, int(rng.choice((1, 2, 3), p=(0.6, 0.27, 0.13)))):
         size = float(np.clip(rng.lognormal(2.42, 0.45), 4.5, 30))
         level = 1 if size < 8 else 2 if size < 16 else 3
         kind = int(rng.choice(3, p=(0.74, 0.16, 0.10)))  # solid, part solid, calcified
         count = int(rng.choice((1, 2, 3), p=(0.72, 0.18, 0.10)))
-        made.append(in_lobe(rng, thorax, "Lung nodule", level, label=label, margin_mm=2 + 0.5 * size, size_mm=size, count=count, kind=kind))
+        made.append(in_lobe(rng, thorax, "Lung nodule", level=level, label=label, margin_mm=2 + 0.5 * size, size_mm=size, count=count, kind=kind))
     return made
 
 
@@ -30,10 +32,13 @@ def draw_nodule(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     centres = [np.array(one.centre), *thorax.inside(rng, 3, label=label_of(one), margin_mm=5.0)]
     for k in range(one.count):
         radius = 0.5 * one.size_mm * (1.0 if k == 0 else rng.uniform(0.45, 0.8))
-        radii, axes = radius * np.array([1.0, rng.uniform(0.8, 1), rng.uniform(0.75, 1)]), rotation(yaw=rng.uniform(0, 3), roll=rng.uniform(0, 3))
-        spikes = np.array(centres[k]) + (d := rng.normal(size=(7, 3))) / np.linalg.norm(d, axis=1, keepdims=True) * radius * rng.uniform(1.4, 2.0, (7, 1))
+        radii = radius * np.array([1.0, rng.uniform(0.8, 1), rng.uniform(0.75, 1)])
+        axes = rotation(yaw=rng.uniform(0, 3), roll=rng.uniform(0, 3))
+        d = rng.normal(size=(7, 3))
+        spikes = np.array(centres[k]) + d / np.linalg.norm(d, axis=1, keepdims=True) * radius * rng.uniform(1.4, 2.0, (7, 1))
         if radius > 6.5 and rng.random() < 0.55 and one.numbers["kind"] == 0:
-            points, width, _ = beads(np.repeat(centres[k][None], 7, 0), spikes, np.full(7, 1.6), np.full(7, 0.5), step_mm=0.5 * canvas.edge)
+            rays = Segments(np.repeat(centres[k][None], 7, 0), spikes, np.full(7, 1.6), np.full(7, 0.5))
+            points, width, _ = beads(rays, step_mm=0.5 * canvas.edge)
             box, cover = canvas.splat(points, width)
             if box is not None:
                 canvas.paint(box, cover * room(canvas, thorax, box, one), -50.0)
@@ -43,17 +48,18 @@ def draw_nodule(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         where, mass = canvas.at(box), min(1.0, 6 * (radius / canvas.edge) ** 3)
         gap = ellipsoid(*where, centre=centres[k], radii=radii, axes=axes)
         hu = (38.0, -480.0, 380.0)[int(one.numbers["kind"])]
-        fill(canvas, one, box, canvas.cover(gap) * room(canvas, thorax, box, one) * np.float32(mass), hu, least=0.4)
+        fill(canvas, one, box, cover=canvas.cover(gap) * room(canvas, thorax, box, one) * np.float32(mass), hu=hu, least=0.4)
         if one.numbers["kind"] == 1:
             core = ellipsoid(*where, centre=centres[k], radii=0.52 * radii, axes=axes)
             canvas.paint(box, canvas.cover(core) * room(canvas, thorax, box, one) * np.float32(mass), 25.0)
 
 
-def place_opacity(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_opacity(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for label in some_lobes(rng, 1, int(rng.choice((1, 2, 3, 4), p=(0.45, 0.27, 0.16, 0.12)))):
         radius = size_by(rng, level, (13, 19), (18, 25), (24, 34)) * thorax.patient.size
-        made.append(in_lobe(rng, thorax, "Lung opacity", level, label=label, margin_mm=4, radius=radius, dense=rng.uniform(0.38, 0.62), parts=1 + rng.integers(3)))
+        shape = dict(radius=radius, dense=rng.uniform(0.38, 0.62), parts=1 + rng.integers(3))
+        made.append(in_lobe(rng, thorax, "Lung opacity", level=level, label=label, margin_mm=4, **shape))
     return made
 
 
@@ -67,7 +73,8 @@ def _patch(canvas: Canvas, thorax: Thorax, one: Lesion, *, rough: float) -> tupl
     gap = None
     for k in range(int(one.numbers["parts"])):
         centre = np.array(one.centre) + (rng.normal(0, 0.55 * radius, 3) if k else 0)
-        d = ellipsoid(x, y, z, centre=centre, radii=radius * rng.uniform(0.65, 1.0, 3), axes=rotation(yaw=rng.uniform(0, 3), roll=rng.uniform(-0.5, 0.5)))
+        axes = rotation(yaw=rng.uniform(0, 3), roll=rng.uniform(-0.5, 0.5))
+        d = ellipsoid(x, y, z, centre=centre, radii=radius * rng.uniform(0.65, 1.0, 3), axes=axes)
         gap = d if gap is None else np.minimum(gap, d)
     return box, gap + np.float32(rough * radius) * ripple(one, canvas, box, length_mm=0.9 * radius)
 
@@ -84,14 +91,16 @@ def draw_opacity(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     canvas.mark(one.bit, box, cover)
 
 
-def place_consolidation(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_consolidation(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     hazy = [o for o in others if o.finding == "Lung opacity"]
     made = []
     for label in some_lobes(rng, 1, int(rng.choice((1, 2), p=(0.72, 0.28))), liking=LOWER):
         radius = size_by(rng, level, (13, 18), (18, 26), (26, 38)) * thorax.patient.size
         near = [o for o in hazy if o.lobe and label_of(o) == label]
         centre = near[0].centre if near and rng.random() < 0.6 else None
-        made.append(in_lobe(rng, thorax, "Consolidation", level, label=label, margin_mm=3, radius=radius, parts=1 + rng.integers(2), centre=centre))
+        made.append(
+            in_lobe(rng, thorax, "Consolidation", level=level, label=label, margin_mm=3, radius=radius, parts=1 + rng.integers(2), centre=centre)
+        )
     return made
 
 
@@ -112,7 +121,7 @@ def draw_consolidation(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     out = (d := rng.normal(size=(5, 3))) / np.linalg.norm(d, axis=1, keepdims=True)
     a.append(np.repeat([one.centre], 5, 0) + out * 2), b.append(np.array(one.centre) + out * one.numbers["radius"] * 0.75)
     a, b = np.vstack(a), np.vstack(b)
-    points, radii, _ = beads(a, b, np.full(len(a), 1.5), np.full(len(a), 1.1), step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(evenly(a, b, 1.3), step_mm=0.5 * canvas.edge)
     part, air = canvas.splat(points, radii)
     if part is not None:
         solid = np.zeros(canvas.shape, np.float32)
@@ -121,7 +130,7 @@ def draw_consolidation(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     canvas.mark(one.bit, box, cover)
 
 
-def place_atelectasis(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_atelectasis(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     wet = [o.side for o in others if o.finding == "Pleural effusion"]
     made = []
     for label in some_lobes(rng, 1, 1 + int(rng.random() < 0.35), liking=(0.14, 0.3, 0.08, 0.18, 0.3)):
@@ -132,9 +141,8 @@ def place_atelectasis(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
         wedge = rng.random() < 0.4
         reach = size_by(rng, level, (20, 28), (28, 38), (38, 52)) * thorax.patient.size
         thick = size_by(rng, level, (4.5, 6), (6, 8.5), (8.5, 12))
-        made.append(
-            in_lobe(rng, thorax, "Atelectasis", level, label=label, margin_mm=4, wedge=wedge, reach=reach, thick=thick, tilt=rng.normal(0, 0.35), yaw=rng.uniform(0, 6.28))
-        )
+        shape = dict(wedge=wedge, reach=reach, thick=thick, tilt=rng.normal(0, 0.35), yaw=rng.uniform(0, 6.28))
+        made.append(in_lobe(rng, thorax, "Atelectasis", level=level, label=label, margin_mm=4, **shape))
     return made
 
 
@@ -148,21 +156,25 @@ def draw_atelectasis(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     if n["wedge"]:
         inward = thorax.hilum[side_of(label_of(one))] - centre
         inward = (inward / np.linalg.norm(inward)).astype(np.float32)
-        along = (x - np.float32(centre[0])) * inward[0] + (y - np.float32(centre[1])) * inward[1] + (z - np.float32(centre[2])) * inward[2]
-        across = np.sqrt(np.maximum((x - np.float32(centre[0])) ** 2 + (y - np.float32(centre[1])) ** 2 + (z - np.float32(centre[2])) ** 2 - along**2, 0))
+        dx, dy, dz = (w - np.float32(o) for w, o in zip((x, y, z), centre, strict=True))
+        along = dx * inward[0] + dy * inward[1] + dz * inward[2]
+        across = np.sqrt(np.maximum(dx * dx + dy * dy + dz * dz - along**2, 0))
         gap = np.maximum(across - (np.float32(0.45 * n["reach"]) - along) * np.float32(0.55), np.float32(-0.9 * n["reach"]) - along)
     else:
         axes = rotation(yaw=n["yaw"], pitch=n["tilt"], roll=n["tilt"] * 0.7)
-        gap = ellipsoid(x, y, z + np.float32(0.08) * (x - np.float32(centre[0])), centre=centre, radii=(n["reach"], 0.62 * n["reach"], 0.5 * n["thick"]), axes=axes)
+        radii = (n["reach"], 0.62 * n["reach"], 0.5 * n["thick"])
+        gap = ellipsoid(x, y, z + np.float32(0.08) * (x - np.float32(centre[0])), centre=centre, radii=radii, axes=axes)
     gap = gap + 1.2 * ripple(one, canvas, box, length_mm=20.0)
-    fill(canvas, one, box, canvas.cover(gap) * room(canvas, thorax, box, one), soft_hu(thorax, plain=32.0, enhanced=82.0))
+    fill(canvas, one, box, cover=canvas.cover(gap) * room(canvas, thorax, box, one), hu=soft_hu(thorax, plain=32.0, enhanced=82.0))
 
 
-def place_sequela(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_sequela(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     liking = PEAKS if rng.random() < 0.55 else LOWER
     made = []
     for label in some_lobes(rng, 1, 1 + int(rng.random() < 0.4), liking=liking):
-        made.append(in_lobe(rng, thorax, "Pulmonary fibrotic sequela", level, label=label, margin_mm=7, bands=3 + 2 * level, reach=16 + 6 * level))
+        made.append(
+            in_lobe(rng, thorax, "Pulmonary fibrotic sequela", level=level, label=label, margin_mm=7, bands=3 + 2 * level, reach=16 + 6 * level)
+        )
     return made
 
 
@@ -178,22 +190,19 @@ def draw_sequela(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         m = a + 0.5 * d + rng.normal(0, 2.5, 3)
         starts += [a, m]
         ends += [m, a + d]
-    count = len(starts)
-    points, radii, _ = beads(np.array(starts), np.array(ends), np.full(count, 1.9), np.full(count, 1.5), step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(evenly(starts, ends, 1.75), step_mm=0.5 * canvas.edge)
     box, cover = canvas.splat(points, radii * rng.uniform(0.9, 1.3))
     if box is not None:
         haze = np.minimum(1.0, cover * 1.25) * room(canvas, thorax, box, one)
-        fill(canvas, one, box, haze, 10.0, least=0.3)
-    balls(canvas, one, np.array(one.centre) + rng.normal(0, 5, (3, 3)), rng.uniform(2, 3.2, 3), 40.0, inside=True)
+        fill(canvas, one, box, cover=haze, hu=10.0, least=0.3)
+    balls(canvas, one, np.array(one.centre) + rng.normal(0, 5, (3, 3)), radii=rng.uniform(2, 3.2, 3), hu=40.0, inside=True)
 
 
-def place_septal(rng, thorax: Thorax, level: int, others) -> list[Lesion]:
+def place_septal(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     high = int(rng.choice((2, 3, 4), p=(0.4, 0.35, 0.25)))
-    cell = rng.uniform(15, 21)
-    return [
-        in_lobe(rng, thorax, "Interlobular septal thickening", level, label=n, cell=cell, thick=size_by(rng, level, (1.3, 1.6), (1.6, 2.0), (2.0, 2.6)))
-        for n in some_lobes(rng, 1, high, liking=LOWER)
-    ]
+    shape = dict(cell=rng.uniform(15, 21), thick=size_by(rng, level, (1.3, 1.6), (1.6, 2.0), (2.0, 2.6)))
+    chosen = some_lobes(rng, 1, high, liking=LOWER)
+    return [in_lobe(rng, thorax, "Interlobular septal thickening", level=level, label=n, **shape) for n in chosen]
 
 
 def draw_septal(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
@@ -219,6 +228,4 @@ def draw_septal(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     cover[some] = np.clip(0.5 - (gap - 0.5 * width) / canvas.edge, 0, 1) * min(1.0, n["thick"] / width) * deep
     cover *= share
     canvas.paint(box, share * np.float32(0.05), -300.0)
-    fill(canvas, one, box, cover, 5.0, least=0.45)
-
-
+    fill(canvas, one, box, cover=cover, hu=5.0, least=0.45)

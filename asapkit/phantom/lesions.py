@@ -38,11 +38,13 @@ def lesion(
     size_mm: float = float("nan"), centre: Sequence[float] = (), **numbers: float,
 ) -> Lesion:  # fmt: skip
     """A lesion; its bit is given later."""
-    values = {k: float(v) for k, v in numbers.items()}
-    return Lesion(finding, 0, side, lobe, place, int(level), int(count), float(size_mm), tuple(float(c) for c in centre), values, int(rng.integers(1 << 31)))
+    return Lesion(
+        finding, 0, side, lobe, place, int(level), int(count), float(size_mm), centre=tuple(float(c) for c in centre),
+        numbers={k: float(v) for k, v in numbers.items()}, seed=int(rng.integers(1 << 31)),
+    )  # fmt: skip
 
 
-def in_lobe(rng: np.random.Generator, thorax: Thorax, finding: str, level: int, *, label: int, margin_mm: float = 10.0, **values) -> Lesion:
+def in_lobe(rng: np.random.Generator, thorax: Thorax, finding: str, *, level: int, label: int, margin_mm: float = 10.0, **values) -> Lesion:
     """A lesion centred somewhere in a lobe (1..5)."""
     lobe = LOBES[label - 1]
     centre = values.pop("centre", None)
@@ -97,18 +99,18 @@ def ripple(one: Lesion, canvas: Canvas, box: Box, *, length_mm: float) -> Array:
     return out * np.float32(0.55)
 
 
-def fill(canvas: Canvas, one: Lesion, box: Box | None, cover: Array | None, hu: float | Array, *, least: float = 0.5) -> None:
+def fill(canvas: Canvas, one: Lesion, box: Box | None, *, cover: Array | None, hu: float | Array, least: float = 0.5) -> None:
     """Paints and marks."""
     if box is not None:
         canvas.paint(box, cover, hu)
         canvas.mark(one.bit, box, cover, least=least)
 
 
-def balls(canvas: Canvas, one: Lesion, points: Array, radii: Array, hu: float, *, inside: bool = False) -> None:
+def balls(canvas: Canvas, one: Lesion, points: Array, *, radii: Array, hu: float, inside: bool = False) -> None:
     """Paints and marks many balls; with `inside` only where there is lung."""
     box, cover = canvas.splat(np.atleast_2d(points), np.atleast_1d(radii), ball=True)
     if box is not None:
-        fill(canvas, one, box, cover * canvas.lung[box] if inside else cover, hu, least=0.35)
+        fill(canvas, one, box, cover=cover * canvas.lung[box] if inside else cover, hu=hu, least=0.35)
 
 
 def soft_hu(thorax: Thorax, *, plain: float, enhanced: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from . import findings
 from . import thorax as chests
 from .anatomy import LOBES, Patient
 from .body import FAT_HU, draw_body
@@ -23,8 +24,6 @@ def render(
     Returns HU float32 (X, Y, Z), organs uint8 (1..9 in `types.ORGANS` order), truth uint32 (one bit per instance), affine (4, 4) RAS mm. The
     same patient and instances give the same solids at every spacing; noise comes from `rng_noise`.
     """
-    from . import findings
-
     thorax = chests.of(patient, findings.heart_scale(instances))
     canvas = Canvas(patient, spacing_mm)
     draw_body(canvas, thorax)
@@ -48,11 +47,11 @@ def _lungs(canvas: Canvas, thorax: Thorax) -> None:
         return
     x, y, z = canvas.at(box)
     lung = np.array(np.broadcast_to(thorax.lungs_raw(x, y, z), canvas.hu[box].shape))
-    _push(canvas, box, lung, canvas.box(*thorax.heart_box), lambda *at: thorax.heart(*at, grown=3.5))
+    _push(canvas, box, lung, part=canvas.box(*thorax.heart_box), gap=lambda *at: thorax.heart(*at, grown=3.5))
     for tube, margin in thorax.clearings:
         part, gap = canvas.tube(tube, reach_mm=margin)
         if part is not None:
-            _push(canvas, box, lung, part, gap - np.float32(margin))
+            _push(canvas, box, lung, part=part, gap=gap - np.float32(margin))
     cover = canvas.cover(lung)
     canvas.lung[box] = cover
     still = [a[s] for a, s in zip(canvas.still, box, strict=True)]
@@ -67,7 +66,7 @@ def _lungs(canvas: Canvas, thorax: Thorax) -> None:
     view[inside] = np.broadcast_to(thorax.lobe(x, y, z), view.shape)[inside]
 
 
-def _push(canvas: Canvas, box, lung: Array, part, gap) -> None:
+def _push(canvas: Canvas, box, lung: Array, *, part, gap) -> None:
     """Takes a solid, known in the voxels `part`, out of the lung, known in `box`."""
     if part is None:
         return
@@ -85,12 +84,12 @@ def _trees(canvas: Canvas, thorax: Thorax) -> None:
     step = 0.5 * canvas.edge
     for kind, hu in (("veins", 0.75 * p.blood_hu + 10), ("arteries", p.right_hu)):
         for tree in thorax.vessels[kind]:
-            points, radii, _ = beads(*tree, step_mm=step)
+            points, radii, _ = beads(tree, step_mm=step)
             box, cover = canvas.splat(points, radii)
             if box is not None:
                 canvas.paint(box, cover, hu)
     for tree in thorax.bronchi:
-        points, radii, _ = beads(*tree, step_mm=step)
+        points, radii, _ = beads(tree, step_mm=step)
         for grow, hu in ((0.35, 0.0), (-0.55, -960.0)):
             keep = radii + grow > 0.5
             box, cover = canvas.splat(points[keep], radii[keep] + grow)

@@ -6,6 +6,7 @@ Every function takes coordinate arrays that broadcast together, so that the same
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def capsule(x: Array, y: Array, z: Array, *, a: Sequence[float], b: Sequence[flo
     return np.sqrt(dx * dx + dy * dy + dz * dz) - (np.float32(ra) + t * np.float32(rb - ra))
 
 
-def chain(x: Array, y: Array, z: Array, tube: Tube) -> Array:
+def chain(x: Array, y: Array, z: Array, *, tube: Tube) -> Array:
     """Signed distance to a tube: the nearest of its capsules."""
     points, radii = tube
     best = None
@@ -83,8 +84,25 @@ def smooth_tube(points, radii, *, step_mm: float = 8.0) -> Tube:
     return np.vstack([*out, p[-1:]]), np.concatenate([*width, r[-1:]])
 
 
-def beads(starts: Array, ends: Array, r0: Array, r1: Array, *, step_mm: float) -> tuple[Array, Array, Array]:
-    """Points every `step_mm` along many segments (n, 3), their radii, and the segment each belongs to."""
+class Segments(NamedTuple):
+    """Straight pieces from `starts` to `ends` (n, 3) in mm with the radii at both ends (n,)."""
+
+    starts: Array
+    ends: Array
+    r0: Array
+    r1: Array
+
+
+def evenly(starts, ends, radius: float | Array) -> Segments:
+    """Segments that do not taper."""
+    starts, ends = np.asarray(starts, np.float64), np.asarray(ends, np.float64)
+    radius = np.broadcast_to(np.asarray(radius, np.float64), (len(starts),))
+    return Segments(starts, ends, radius, radius)
+
+
+def beads(segments: Segments, *, step_mm: float) -> tuple[Array, Array, Array]:
+    """Points every `step_mm` along the segments (n, 3), their radii, and the segment each belongs to."""
+    starts, ends, r0, r1 = segments
     length = np.sqrt(((ends - starts) ** 2).sum(1))
     count = np.maximum(1, np.ceil(length / step_mm).astype(np.int64))
     which = np.repeat(np.arange(len(starts)), count)

@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from .anatomy import LOBES, Patient
-from .shapes import FAR, Array, Tube, chain, ellipsoid, oval, rotation, smooth_tube, union
-from .trees import Tree, grow
+from .shapes import FAR, Array, Segments, Tube, chain, ellipsoid, oval, rotation, smooth_tube, union
+from .trees import grow
 
 _TABLE_Z = np.arange(-330.0, 301.0)
 _WIDTH = ((-330, 0.97), (-230, 1.0), (-160, 1.04), (-100, 1.05), (-50, 1.02), (0, 0.98), (35, 0.93), (60, 0.85), (80, 0.74), (100, 0.60), (130, 0.5))
@@ -52,7 +52,8 @@ class Thorax:
         """x and y of the middle of the vertebral bodies."""
         p = self.patient
         t = np.asarray(z, np.float32) / 150
-        return (p.scoliosis * np.sin(2.2 * t)).astype(np.float32), (-p.depth + 32 + (p.kyphosis + 8) * t * t * (t > 0) + 4 * t * t * (t <= 0)).astype(np.float32)
+        bend = t * t * np.where(t > 0, p.kyphosis + 8, 4)
+        return (p.scoliosis * np.sin(2.2 * t)).astype(np.float32), (bend + (32 - p.depth)).astype(np.float32)
 
     def cavity(self, x: Array, y: Array, z: Array) -> Array:
         a, b, c = self.profile(z)
@@ -102,7 +103,7 @@ class Thorax:
     def lungs(self, x: Array, y: Array, z: Array) -> Array:
         inside = np.maximum(self.lungs_raw(x, y, z), -self.heart(x, y, z, grown=3.5))
         for tube, margin in self.clearings:
-            inside = np.maximum(inside, margin - chain(x, y, z, tube))
+            inside = np.maximum(inside, margin - chain(x, y, z, tube=tube))
         return inside
 
     def fissures(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
@@ -216,8 +217,9 @@ class Thorax:
         p, c, f = self.patient, self.heart_centre, self.heart_factor
         s, r = self.front_of_spine, self.patient.aorta_radius
         points = [
-            c + np.array([2, 2, 12]) * f, c + np.array([13, 10, 30]) * f, [19, 17, -8], [16, 11, 0.62 * p.arch], [4, -1, p.arch], [-10, -16, 0.98 * p.arch],
-            [-20, s + 8, 0.72 * p.arch], [-24, s - 1, 0.2 * p.arch], [-23, s - 1, -45], [-16, s + 5, -105], [-9, s + 9, -160], [-4, s + 11, -260],
+            c + np.array([2, 2, 12]) * f, c + np.array([13, 10, 30]) * f, [19, 17, -8], [16, 11, 0.62 * p.arch], [4, -1, p.arch],
+            [-10, -16, 0.98 * p.arch], [-20, s + 8, 0.72 * p.arch], [-24, s - 1, 0.2 * p.arch],
+            [-23, s - 1, -45], [-16, s + 5, -105], [-9, s + 9, -160], [-4, s + 11, -260],
         ]  # fmt: skip
         return smooth_tube(points, np.array([1.12, 1.15, 1.1, 1.05, 1, 0.95, 0.9, 0.86, 0.82, 0.78, 0.72, 0.66]) * r, step_mm=13)
 
@@ -262,7 +264,8 @@ class Thorax:
     def esophagus(self) -> Tube:
         p, s = self.patient, self.front_of_spine
         top = float(self.spine(np.array([p.apex]))[1][0]) + 20
-        points = [[-3, top + 4, p.apex + 60], [-4, 0.5 * (top + s) + 9, 45], [-3, s + 8, 0], [-5, s + 10, -50], [-12, s + 17, p.left_dome + 6], [-26, s + 30, p.left_dome - 22]]
+        points = [[-3, top + 4, p.apex + 60], [-4, 0.5 * (top + s) + 9, 45], [-3, s + 8, 0], [-5, s + 10, -50]]
+        points += [[-12, s + 17, p.left_dome + 6], [-26, s + 30, p.left_dome - 22]]
         return smooth_tube(points, [7, 7, 6.5, 7, 7.5, 8], step_mm=16)
 
     @cached_property
@@ -313,10 +316,10 @@ class Thorax:
         raise ValueError(f"no lung in lobe {label} {side}: is this chest possible?")
 
     @cached_property
-    def vessels(self) -> dict[str, list[Tree]]:
+    def vessels(self) -> dict[str, list[Segments]]:
         """Pulmonary arteries and veins of both lungs."""
         rng = np.random.default_rng([self.patient.tree, 2])
-        out: dict[str, list[Tree]] = {"arteries": [], "veins": []}
+        out: dict[str, list[Segments]] = {"arteries": [], "veins": []}
         for side in ("left", "right"):
             root = self.hilum[side]
             atrium = np.array([root[0] * 0.72, -14.0, self.heart_centre[2] + 18 * self.heart_factor])
@@ -326,7 +329,7 @@ class Thorax:
         return out
 
     @cached_property
-    def bronchi(self) -> list[Tree]:
+    def bronchi(self) -> list[Segments]:
         """One tree per lobe, in the order of LOBES; radii are of the lumen."""
         rng = np.random.default_rng([self.patient.tree, 1])
         out = []

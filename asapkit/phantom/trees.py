@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-
-class Tree(NamedTuple):
-    """Segments from `starts` to `ends` (n, 3) in mm with the radii at both ends (n,), roots before tips."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    r0: np.ndarray
-    r1: np.ndarray
+from .shapes import Segments
 
 
-def grow(root: np.ndarray, ends: np.ndarray, *, tip_mm: float, power: float, most_mm: float = 7.5, detour: float = 0.42) -> Tree:
+def grow(root: np.ndarray, ends: np.ndarray, *, tip_mm: float, power: float, most_mm: float = 7.5, detour: float = 0.42) -> Segments:
     """Joins each point to the node that gives it the shortest way: its own segment plus `detour` times the way from there to the root.
 
     A small detour gives long shared stems, 1 a star. Radii obey Murray's law with exponent `power` from tips of `tip_mm` on, at most `most_mm`.
@@ -44,4 +35,4 @@ def grow(root: np.ndarray, ends: np.ndarray, *, tip_mm: float, power: float, mos
         flow[parent[k]] += flow[k]
     radius = np.minimum(flow ** (1 / power), most_mm)
     child = np.arange(1, len(nodes))
-    return Tree(nodes[parent[child]], nodes[child], radius[child], np.maximum(0.88 * radius[child], tip_mm))
+    return Segments(nodes[parent[child]], nodes[child], radius[child], np.maximum(0.88 * radius[child], tip_mm))
