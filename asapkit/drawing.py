@@ -33,7 +33,11 @@ ENCODERS = {
 ORGANS = ("#56B4E9", "#3D7FE0", "#B7E07A", "#F0E442", "#35B779", "#FF6A4D", "#C9A0FF", "#FFA630", "#FF2E88")  # order of types.ORGANS
 TRUTH = ("#00E5D0", "#FFD23F", "#FF6B9D", "#8CFF66", "#FF9F45", "#B79CFF", "#5EC8FF", "#F5F5F5")  # on dark CT; cycles over findings
 LIMIT = 400_000  # bytes of a saved picture
-LADDER = ((200, 0), (200, 96), (200, 64), (170, 64), (150, 64), (150, 48), (130, 48), (110, 48), (90, 48), (70, 32))  # dpi and grey levels; 0 all
+LADDER = (
+    (200, 0, 1.0), (200, 96, 0.6), (200, 64, 0.5), (170, 64, 0.4), (150, 64, 0.35), (150, 48, 0.3), (130, 48, 0.24), (110, 48, 0.18),
+    (90, 48, 0.13), (70, 32, 0.0),
+)  # fmt: skip
+"""Dots per inch, grey levels (0: all) and the size to hope for as a share of the first rung's, so that hopeless rungs are not tried."""
 EDGE = 0.08  # inches around a picture
 GREY, INK = "#777777", "#222222"
 SHADE = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.2}  # behind writing on a scan
@@ -143,8 +147,12 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    for dpi, greys in LADDER:
+    first = 0
+    for dpi, greys, share in LADDER:
+        if first * share > 1.1 * LIMIT:
+            continue
         data = _png(figure, dpi=dpi, greys=greys)
+        first = first or len(data)
         if len(data) <= LIMIT:
             break
     else:
@@ -165,7 +173,7 @@ def _png(figure: Figure, *, dpi: int, greys: int = 0) -> bytes:
     if greys:
         image = _palette(np.asarray(image), greys)
     small = io.BytesIO()
-    image.save(small, format="png", optimize=True)
+    image.save(small, format="png", optimize=bool(greys))
     return small.getvalue()
 
 

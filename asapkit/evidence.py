@@ -29,8 +29,8 @@ LOCAL = {"align_over": "batch", "align_from": "stem", "organ_gate": True, "encod
 
 METHODS: dict[str, tuple[str, dict]] = {
     "supervised": ("supervised", {}),
-    "asap": ("asap", LOCAL | {"text_memory": True}),
-    "asap_paper": ("asap", {"text_memory": True}),
+    "asap": ("asap", LOCAL | {"text_memory": True, "restore": 4}),
+    "asap_paper": ("asap", {"text_memory": True, "restore": 4}),
     "mae": ("mae", {}),
 }
 """Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first."""

@@ -1,6 +1,6 @@
 """Packaged or Hugging Face tokenizer and frozen encoder, projection heads, fusion, report decoder.
 
-Source: ASAP section 3.2 to 3.4; the released fusion layer for the order of attention, dense, residual and feed-forward (methods.md F rows 10, 17, 20).
+Source: ASAP section 3.2 to 3.4; the released fusion layer for the order of its steps (methods.md F rows 10, 17, 20).
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class TextEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, tokens: Int[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Last hidden state. Padding has no influence on real positions."""
-        if not self.remember or (self.dropout and self.training):
+    def forward(self, tokens: Int[Tensor, "B T"], real: Bool[Tensor, "B T"], *, once: bool = False) -> Float[Tensor, "B T D"]:
+        """Last hidden state. Padding has no influence on real positions.  once: not worth remembering (hidden words differ every time)."""
+        if once or not self.remember or (self.dropout and self.training):
             return self.bert(input_ids=tokens, attention_mask=real.long()).last_hidden_state
         out = torch.zeros(*tokens.shape, self.width, device=tokens.device)
         for row, (ids, length) in enumerate(zip(tokens, real.sum(1).tolist(), strict=True)):

@@ -113,3 +113,7 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, volumes: slice) -> Batch:
+        """Some of the volumes."""
+        return Batch(**{f.name: getattr(self, f.name)[volumes] for f in fields(self)})

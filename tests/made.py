@@ -37,8 +37,3 @@ def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: in
         report_special=special,
         report_order=torch.rand(volumes, report, generator=g),
     )
-
-
-def rows(batch: Batch, chosen: slice) -> Batch:
-    """Some of the volumes of a batch."""
-    return Batch(**{name: getattr(batch, name)[chosen] for name in batch.__dataclass_fields__})

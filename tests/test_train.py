@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import made_batch, rows
+from made import made_batch
 
 from asapkit import checkpoint, store, train
 from asapkit.config import Config
@@ -27,7 +27,7 @@ def one_process(options: dict, batch, *, accumulate: int = 1) -> tuple[dict, dic
     accelerator = train.make_accelerator(TOY)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
     size = len(batch) // accumulate
-    micro = [rows(batch, slice(n * size, (n + 1) * size)) for n in range(accumulate)]
+    micro = [batch[n * size : (n + 1) * size] for n in range(accumulate)]
     held = {}
     optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
     config = replace(TOY, clip_grad=0.0)
@@ -73,7 +73,7 @@ method = t.made_method(options)
 method.gather = train.partial(train.gather, accelerator=accelerator)
 model = accelerator.prepare_model(method)
 rank = accelerator.process_index
-batch = t.rows(t.uneven_batch(), slice(2 * rank, 2 * rank + 2))
+batch = t.uneven_batch()[2 * rank : 2 * rank + 2]
 optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
 held = {}
 optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))

@@ -41,7 +41,8 @@ class Method(nn.Module):
     align_from: last | early | stem, the patch features that are aligned.   organ_gate: only patches of the organs that a sentence names.
     align_only: all | positive, which sentences are aligned (batch.sentence_positive).   encode: report | sentence.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
-    switches: any of the keys of `CORRECT`.
+    restore: volumes per batch whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
+    text_memory: keep the text features of sentences seen before.   switches: any of the keys of `CORRECT`.
     """
 
     frozen = ("text.",)  # parameter prefixes that are neither trained nor saved
@@ -50,7 +51,7 @@ class Method(nn.Module):
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
         slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", organ_gate: bool = False, encode: str = "report",
         fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
-        organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, **switches,
+        organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = choose(fidelity, switches)
@@ -64,7 +65,7 @@ class Method(nn.Module):
         self.config, self.aki, self.ssa, self.slf = config, aki, ssa, slf
         self.align_over, self.align_from, self.organ_gate, self.encode = align_over, align_from, organ_gate, encode
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
-        self.organ_targets, self.organ_groups = organ_targets, organ_groups
+        self.organ_targets, self.organ_groups, self.restore = organ_targets, organ_groups, restore or None
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
 
         self.encoder, self.decoder = Encoder(config), Decoder(config)
@@ -94,11 +95,12 @@ class Method(nn.Module):
         visible = self.visible(batch)
         states = self.encoder.layers(batch.image, visible)
         latent = self.encoder.norm(states[-1])
-        predicted, decoded = self.decoder(latent, visible)
-        hidden = hidden_patches(visible, config.patches)
-        target = patchify(batch.image, config.patch)
+        some = batch[: self.restore]
+        predicted, decoded = self.decoder(latent[: self.restore], visible[: self.restore])
+        hidden = hidden_patches(visible[: self.restore], config.patches)
+        target = patchify(some.image, config.patch)
         losses = {"reconstruct": objectives.reconstruction(predicted, target, hidden, on=self.switches["reconstruct_on"])}
-        losses["organs"] = self.organ_loss(decoded[self.organ_layer], batch) if self.aki else predicted.new_zeros(())
+        losses["organs"] = self.organ_loss(decoded[self.organ_layer], some) if self.aki else predicted.new_zeros(())
 
         patches = self.align_image(self.local(states, latent))
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
@@ -108,12 +110,13 @@ class Method(nn.Module):
         losses["align"] = (
             self.align_loss(batch, sentence, patches, mixture=mixture, weights=weights, gate=gate) if self.ssa else predicted.new_zeros(())
         )
-        losses["words"] = self.word_loss(batch, latent, patches, weights=weights)
+        losses["words"] = self.word_loss(some, latent[: self.restore], patches[: self.restore], weights=weights[: self.restore])
         return losses
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each loss is a mean over, so that ranks and micro-batches add up exactly; a loss that is absent is already global."""
-        counts = {"reconstruct": torch.tensor(float(len(batch))), "organs": batch.has_organs.sum(), "words": self.counted_words(batch).sum()}
+        some = batch[: self.restore]
+        counts = {"reconstruct": torch.tensor(float(len(some))), "organs": some.has_organs.sum(), "words": self.counted_words(some).sum()}
         if self.align_over == "report":
             real = batch.sentence_real
             counts["align"] = real.sum() if self.switches["align_mean"] == "batch" else real.any(1).sum()
@@ -199,7 +202,7 @@ class Method(nn.Module):
 
     def word_loss(self, batch: Batch, latent: Tensor, patches: Tensor, *, weights: Tensor) -> Tensor:
         hidden = hidden_words(batch.report_order, batch.report_real, batch.report_special, share=self.config.hide_words)
-        text = self.word_text(self.text(batch.report_tokens.masked_fill(hidden, self.mask_id), batch.report_real))
+        text = self.word_text(self.text(batch.report_tokens.masked_fill(hidden, self.mask_id), batch.report_real, once=True))
         keys = self.word_image(latent[:, 1:])
         global_image = keys.mean(1)
         if self.slf:
