@@ -134,8 +134,14 @@ def _components(x: np.ndarray, chosen: np.ndarray, *, count: int) -> tuple[np.nd
 
 
 def top_patches(similarity: Float[np.ndarray, " N"], k: int) -> Int[np.ndarray, " K"]:
-    """Indices of the k highest patches, highest first; of equal patches the lowest index first. k is held within 1 and N; NaN comes last."""
-    return np.argsort(-np.asarray(similarity, dtype=np.float64), kind="stable")[: max(1, k)]
+    """Indices of the k highest patches, highest first; of equal patches the lowest index first. k is held within 1 and N; NaN is never chosen.
+
+    Raises: ValueError if every patch is NaN.
+    """
+    known = int(np.isfinite(similarity).sum())
+    if not known:
+        raise ValueError("no patch has a similarity: every one is NaN")
+    return np.argsort(-np.asarray(similarity, dtype=np.float64), kind="stable")[: min(max(1, k), known)]
 
 
 def sentence_map(

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from asapkit import figures, look
+from asapkit import examples, figures
 from asapkit.drawing import Picture
 from asapkit.planes import PLANES, WINDOWS
 
@@ -98,10 +98,10 @@ def sentence_view(method, store, id: str, *, sentence: str, window: str = "lung"
         raise ValueError("this method aligns no sentences; load a run of asap or another recipe with `match`")
     contract, (hu, _) = method.encoder.contract, store.cropped(id)
     patch = tuple(c // g for c, g in zip(contract.crop, method.encoder.grid, strict=True))
-    similarity, k = look.match(method, hu, sentence, contract=contract)
+    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract)
     truth = _stated(store, id, sentence)
     told = {"spacing_mm": contract.spacing_mm, "patch": patch, "window": window, "caption": caption}
-    return figures.sentence_map(hu, similarity, sentence=sentence, k=k, truth=truth, note=id, **told)
+    return figures.sentence_map(hu, similarity, sentence=sentence, k=int(k), truth=truth, note=id, **told)
 
 
 def _stated(store, id: str, sentence: str) -> np.ndarray | None:
@@ -132,6 +132,7 @@ def sentence_explorer(method, store, *, id: str = ""):
 
     def list_sentences(_=None) -> None:
         said.options = reports.split(store.table.at[volume.value, "findings"]) or ["No sentence in this report."]
+        said.index = 0
 
     def take(_=None) -> None:
         typed.value = said.value or ""

@@ -183,8 +183,8 @@ def sentence_maps(
 ) -> Picture:  # fmt: skip
     """One row per sentence: the scan with the truth's outline, then similarity over it, axial and coronal through the best patch.
 
-    A row holds `sentence` (text), `similarity` (N,), `k` (patches selected), and where known `truth` (Boolean volume), `note`, `volume`
-    (a scan of its own), `window`. White frames are those of the top k patches that the plane cuts, a bold one the best.
+    A row holds `sentence` (text), `similarity` (N,), NaN where nothing can be seen, `k` (patches selected), and where known `truth`
+    (Boolean volume), `note`, `volume` (its own), `window`. White frames are those of the top k patches that the plane cuts, a bold one the best.
     """
     size = cuts(volume, spacing_mm, ("axial", "coronal"))
     tall = max(c.size_mm[1] for c in size)
@@ -202,8 +202,8 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
     top = top_patches(similarity, row["k"])
     best = np.array(np.unravel_index(top[0], grid))
     at = (best * patch + np.array(patch) // 2).tolist()
-    painted = _painted(similarity, volume, patch, interpolation=interpolation)
-    norm = Normalize(float(np.median(similarity)), float(similarity.max()))
+    painted = _painted(np.nan_to_num(similarity, nan=np.nanmin(similarity)), volume, patch, interpolation=interpolation)
+    norm = Normalize(float(np.nanmedian(similarity)), float(np.nanmax(similarity)))
     views = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
     for number, (ax, cut) in enumerate(zip(tiles, views, strict=True)):
         ct(ax, cut, volume, window, dim=1 if number % 2 == 0 else 1.5)

@@ -88,7 +88,8 @@ def sentence_layers(
     centres = analysis.patch_centres_mm(grid, patch, affine)[top]
     told = {"rank": np.arange(1, len(top) + 1), "similarity": similarity[top].astype(float)}
     told |= dict(zip(("x_mm", "y_mm", "z_mm"), centres.T, strict=True))
-    limits = float(np.median(similarity)), float(max(similarity.max(), np.median(similarity) + 1e-6))
+    middle = float(np.nanmedian(similarity))
+    limits = middle, max(float(np.nanmax(similarity)), middle + 1e-6)
     z, y, x = np.stack(np.unravel_index(top, grid))[::-1].astype(float)
     frames = np.stack([np.stack([z, y + a, x + b], -1) for a, b in ((-0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5))], 1)
     field = _zyx(np.asarray(similarity, np.float32).reshape(grid))
@@ -235,8 +236,8 @@ def _located(path: Path) -> tuple[Path, str] | None:
     return None
 
 
-def find_sentence(viewer: napari.viewer.Viewer, run: Path = Path(), sentence: str = "") -> None:
-    """Widget: matches a sentence with the volume in the viewer, using the run's method, and adds what it found as layers.
+def find_sentence(viewer: napari.components.ViewerModel, *, run: str | Path, sentence: str) -> None:
+    """Matches a sentence with the volume in the viewer by the method of a run, and adds what it found as layers.
 
     Raises: Refused if no layer comes from a store, or nothing is typed.
     """
@@ -249,3 +250,14 @@ def find_sentence(viewer: napari.viewer.Viewer, run: Path = Path(), sentence: st
         raise Refused("type a sentence, such as: a nodule in the right upper lobe")
     opened = store.open(known[-1]["store"])
     layers(found(opened, known[-1]["id"], run=run, sentence=sentence), viewer=viewer)
+
+
+def sentence_widget():
+    """The plugin's widget in the window last opened: choose a run folder, type a sentence, press the button and see where it is found."""
+    import napari
+    from magicgui.widgets import Container, FileEdit, LineEdit, PushButton
+
+    run, sentence, button = FileEdit(mode="d", label="run folder"), LineEdit(label="sentence"), PushButton(text="Find")
+    viewer = napari.current_viewer()
+    button.changed.connect(lambda _: find_sentence(viewer, run=run.value, sentence=sentence.value))
+    return Container(widgets=[run, sentence, button])

@@ -127,6 +127,9 @@ def test_top_patches_are_highest_first_and_ties_lowest_index_first():
     assert analysis.top_patches(np.array([1, 5, 5, np.nan, 0, 5]), 4).tolist() == [1, 2, 5, 0]
     assert analysis.top_patches(np.zeros(3), 99).tolist() == [0, 1, 2]
     assert analysis.top_patches(np.arange(3.0), 0).tolist() == [2]
+    assert analysis.top_patches(np.array([np.nan, 1, 2, np.nan]), 4).tolist() == [2, 1]
+    with pytest.raises(ValueError, match="every one is NaN"):
+        analysis.top_patches(np.full(3, np.nan), 1)
 
 
 def test_sentence_map_paints_row_major_patches():

@@ -137,6 +137,7 @@ def drawn(name, body, organs, truth):
         "reconstruction": lambda: figures.reconstruction(body, hidden, body + 10, **scan, **say),
         "pca_maps": lambda: figures.pca_maps(body, {"asap": rng.random((*GRID, 3)), "mae": np.zeros((*GRID, 3))}, **scan, **say),
         "sentence_map": lambda: figures.sentence_map(body, similarity, sentence="A nodule.", k=9, truth=truth > 0, note="hit", **scan),
+        "holes": lambda: figures.sentence_map(body, np.where(hidden, np.nan, similarity), sentence="Air is no evidence.", k=3, **scan),
         "flat map": lambda: figures.sentence_map(body, np.zeros(N), sentence="Nothing.", k=1, interpolation="nearest", **scan),
         "history": lambda: figures.history({"asap": t["steps"], "mae": t["steps"][["step", "reconstruct"]]}, **say),
         "one history": lambda: figures.history(t["steps"]),
@@ -151,7 +152,8 @@ def drawn(name, body, organs, truth):
 
 EVERY = (
     "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
-    "sentence_map", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots", "selected_k",
+    "sentence_map", "holes", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
+    "selected_k",
 )  # fmt: skip
 
 

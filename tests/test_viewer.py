@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from asapkit.config import Config
 from asapkit.types import FINDINGS, ORGANS, Refused
 
 CONFIG = Config.at("toy")
+MANIFEST = Path(viewer.__file__).with_name("napari.yaml")
 SENTENCE = "There is a nodule in the right upper lobe."
 
 
@@ -123,6 +125,14 @@ def test_a_stored_volume_shows_its_organs_by_name_and_its_findings(store):
     assert findings and all(any(f in name for f in FINDINGS) for name in findings)
 
 
+def test_air_is_no_evidence():
+    similarity = np.arange(60, dtype=np.float32)
+    similarity[40:] = np.nan
+    described = viewer.sentence_layers(similarity, np.eye(4), grid=(5, 4, 3), patch=(3, 2, 4), k=50, sentence="x")
+    assert len(described[1][0]) == 40 and described[0][1]["contrast_limits"] == (19.5, 39.0)
+    viewer.layers(described)
+
+
 def test_a_sentence_is_found_with_a_run(store, run):
     field, frames, _ = viewer.found(store, store.ids[0], run=run, sentence=SENTENCE)
     assert field[0].shape == CONFIG.grid[::-1]
@@ -149,37 +159,36 @@ def test_what_cannot_be_shown_says_why(store, run, tmp_path, monkeypatch):
 def test_the_manifest_is_valid_and_its_commands_exist():
     from npe2 import PluginManifest
 
-    manifest = PluginManifest.from_file(viewer.__file__.replace("viewer.py", "napari.yaml"))
+    manifest = PluginManifest.from_file(MANIFEST)
     manifest.validate_imports()
     assert {c.id for c in manifest.contributions.commands} == {"asapkit.read", "asapkit.sentence"}
 
 
 def test_napari_reads_a_store_and_a_single_volume_through_the_plugin(store, tmp_path):
-    from npe2 import DynamicPlugin, PluginManager, PluginManifest
+    from npe2 import PluginManager, PluginManifest
     from npe2.io_utils import read
 
-    manifest = PluginManifest.from_file(viewer.__file__.replace("viewer.py", "napari.yaml"))
-    with DynamicPlugin("asapkit", plugin_manager=PluginManager(), manifest=manifest) as plugin:
-        for path, id in ((store.root, store.ids[0]), (store.root / "ct" / f"{store.ids[1]}.b2nd", store.ids[1])):
-            described = read([str(path)], stack=False, plugin_name="asapkit") if False else plugin.manifest and viewer.reader(str(path))(str(path))
-            assert described[0][1]["metadata"]["id"] == id and described[0][2] == "image"
-            assert np.array_equal(described[0][0], store.ct(id).transpose(2, 1, 0))
+    manager = PluginManager.instance()
+    if "asapkit" not in manager:
+        manager.register(PluginManifest.from_file(MANIFEST))
+    for path, id in ((store.root, store.ids[0]), (store.root / "ct" / f"{store.ids[1]}.b2nd", store.ids[1])):
+        described = read([str(path)], stack=False, plugin_name="asapkit")
+        assert described[0][1]["metadata"]["id"] == id and described[0][2] == "image"
+        assert np.array_equal(described[0][0], store.ct(id).transpose(2, 1, 0))
     assert viewer.reader(str(tmp_path)) is None and viewer.reader([str(store.root), str(tmp_path)]) is None and viewer.reader([]) is None
 
 
 def test_the_widget_adds_what_it_finds(store, run):
-    model = viewer.layers(viewer.stored(store, store.ids[0]))
-    before = len(model.layers)
-    viewer.find_sentence.__wrapped__(model, run, SENTENCE) if hasattr(viewer.find_sentence, "__wrapped__") else viewer.find_sentence(
-        model, run, SENTENCE
-    )
-    assert len(model.layers) == before + 3
-    with pytest.raises(Refused, match="type a sentence"):
-        viewer.find_sentence(model, run, " ")
     from napari.components import ViewerModel
 
+    model = viewer.layers(viewer.stored(store, store.ids[0]))
+    before = len(model.layers)
+    viewer.find_sentence(model, run=run, sentence=SENTENCE)
+    assert len(model.layers) == before + 3
+    with pytest.raises(Refused, match="type a sentence"):
+        viewer.find_sentence(model, run=run, sentence=" ")
     with pytest.raises(Refused, match="no layer here"):
-        viewer.find_sentence(ViewerModel(), run, SENTENCE)
+        viewer.find_sentence(ViewerModel(), run=run, sentence=SENTENCE)
 
 
 @pytest.mark.slow
@@ -192,11 +201,13 @@ from asapkit import store, viewer
 opened = store.open({str(store.root)!r})
 viewer.screenshot(opened, opened.ids[0], {str(tmp_path / "shot.png")!r}, run={str(run)!r}, sentence={SENTENCE!r}, size=(600, 800))
 import napari
-from magicgui import magicgui
-window = napari.Viewer(show=False)
-widget = magicgui(viewer.find_sentence)
-window.window.add_dock_widget(widget)
-assert [w.name for w in widget][:3] == ["viewer", "run", "sentence"], list(widget)
+window = napari.Viewer()
+viewer.layers(viewer.stored(opened, opened.ids[0]), viewer=window)
+before = len(window.layers)
+_, widget = window.window.add_plugin_dock_widget("asapkit", "Find a sentence")
+widget[0].value, widget[1].value = {str(run)!r}, {SENTENCE!r}
+widget[2].changed.emit(True)
+assert len(window.layers) == before + 3
 window.close()
 """
     environment = {k: v for k, v in os.environ.items() if k not in ("QT_QPA_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")}
