@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 2
+VERSION = 3
 SIDES = ("left", "right", "both", "none")
 SEVERITIES = ("mild", "moderate", "severe")  # Instance.severity 1, 2, 3
 

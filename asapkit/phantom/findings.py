@@ -61,7 +61,7 @@ STEPS: tuple[tuple[str, str, Callable, Callable], ...] = (
     ("Consolidation", "lung", lung.place_consolidation, lung.draw_consolidation),
     ("Atelectasis", "lung", lung.place_atelectasis, lung.draw_atelectasis),
     ("Lung nodule", "lung", lung.place_nodule, lung.draw_nodule),
-    ("Hiatal hernia", "lung", heart.place_hernia, heart.draw_hernia),
+    ("Hiatal hernia", "heart", heart.place_hernia, heart.draw_hernia),
     ("Lymphadenopathy", "mediastinum", heart.place_nodes, heart.draw_nodes),
     ("Arterial wall calcification", "mediastinum", heart.place_arterial, heart.draw_arterial),
     ("Coronary artery wall calcification", "mediastinum", heart.place_coronary, heart.draw_coronary),

@@ -72,7 +72,7 @@ def place_arterial(rng: np.random.Generator, thorax: Thorax, *, level: int, othe
     chosen = sorted(rng.choice(3, n, replace=False, p=(0.15, 0.47, 0.38)))
     made = []
     for k in chosen:
-        count, long = 1 + level + int(rng.integers(3)), size_by(rng, level, (7, 11), (10, 16), (15, 24))
+        count, long = 1 + level + int(rng.integers(3)), size_by(rng, level, (9, 14), (13, 20), (18, 28))
         made.append(lesion(rng, "Arterial wall calcification", level, place=parts[k], count=count, size_mm=long, part=k, hu=rng.uniform(650, 1150)))
     return made
 
@@ -94,7 +94,7 @@ def draw_arterial(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         side /= np.linalg.norm(side)
         other = np.cross(along, side)
         long = one.size_mm * (1.0 if k == 0 else rng.uniform(0.4, 0.8))
-        thick, arc = rng.uniform(1.3, 2.0), np.clip(0.5 * long / radii[at], 0.25, 0.9)
+        thick, arc = rng.uniform(1.6, 2.4), np.clip(0.5 * long / radii[at], 0.25, 0.9)
         for s in np.linspace(-0.5, 0.5, max(2, int(long / 1.6))):
             for angle in np.linspace(-arc, arc, max(3, int(2 * arc * radii[at] / 1.8))):
                 if s * s / 0.25 + (angle / arc) ** 2 < 1.05:
@@ -124,8 +124,8 @@ def draw_coronary(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     at = (one.numbers["start"] + np.arange(one.count) * 0.12 + rng.uniform(0, 0.05, one.count)) % 0.95
     points, radii = [], []
     for where in at:
-        k, run = where * (len(course) - 1), rng.uniform(0, 1.1)
-        for t in (0.0, 0.5, 1.0):
+        k, run = where * (len(course) - 1), rng.uniform(0.4, 2.2)
+        for t in (0.0, 0.25, 0.5, 0.75, 1.0):
             points.append(course[min(int(round(k + t * run)), len(course) - 1)] + rng.normal(0, 0.4, 3))
             radii.append(one.numbers["radius"] * rng.uniform(0.8, 1.2))
     balls(canvas, one, np.array(points), radii=np.array(radii), hu=rng.uniform(800, 1250))
@@ -134,13 +134,13 @@ def draw_coronary(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
 def place_hernia(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     size = size_by(rng, level, (30, 38), (39, 50), (51, 68))
     p = thorax.patient
-    centre = (rng.uniform(-18, 2), thorax.front_of_spine + 12 + 0.36 * size, p.left_dome + 2 + 0.42 * size + rng.uniform(-3, 6))
+    centre = (rng.uniform(-24, 8), thorax.front_of_spine + 8 + 0.36 * size, p.left_dome + 2 + 0.42 * size + rng.uniform(-3, 6))
     shape = dict(centre=centre, air=rng.uniform(-0.2, 0.7), yaw=rng.uniform(0, 3))
     return [lesion(rng, "Hiatal hernia", level, place="esophageal hiatus", size_mm=size, **shape)]
 
 
 def draw_hernia(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
-    """A pouch of stomach behind the heart: wall, contents, often air on top of fluid. Heart and aorta are drawn over it."""
+    """A pouch of stomach behind the heart: wall, contents, often air on top of fluid. It dents the heart and gives way to aorta and spine."""
     r, c = 0.5 * one.size_mm, np.array(one.centre)
     box = canvas.around(c, r + 3)
     if box is None:
@@ -148,7 +148,7 @@ def draw_hernia(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     x, y, z = canvas.at(box)
     sac = ellipsoid(x, y, z, centre=c, radii=(r, 0.82 * r, 0.92 * r), axes=rotation(yaw=0.4 * np.sin(one.numbers["yaw"])))
     sac = sac + 1.2 * ripple(one, canvas, box, length_mm=22.0)
-    sac = np.maximum(np.maximum(sac, -thorax.heart(x, y, z, grown=3.5)), 1.0 - chain(x, y, z, tube=_near(thorax.aorta, c, r + 30)))
+    sac = np.maximum(np.maximum(sac, -thorax.heart(x, y, z, grown=-16.0)), 1.0 - chain(x, y, z, tube=_near(thorax.aorta, c, r + 30)))
     sac = np.maximum(sac, thorax.clear_of_spine(x, y, z))
     cover = canvas.cover(sac)
     fill(canvas, one, box, cover=cover, hu=42.0)
@@ -156,7 +156,7 @@ def draw_hernia(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     canvas.paint(box, canvas.cover(np.maximum(sac + 3.5, c[1] + r * (0.75 - one.numbers["air"]) - y)), -930.0)
     canvas.lung[box] *= 1 - cover
     organs = canvas.organs[box]
-    organs[(cover > 0.5) & (organs <= 5)] = 0
+    organs[cover > 0.5] = 0
 
 
 def _near(tube, centre: Array, reach_mm: float):

@@ -19,7 +19,7 @@ PEAKS = (0.34, 0.12, 0.34, 0.06, 0.14)  # of findings of the tops
 def place_nodule(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for label in some_lobes(rng, 1, int(rng.choice((1, 2, 3), p=(0.6, 0.27, 0.13)))):
-        size = float(np.clip(rng.lognormal(2.42, 0.45), 4.5, 30))
+        size = float(np.clip(rng.lognormal(2.55, 0.43), 4.5, 30))
         level = 1 if size < 8 else 2 if size < 16 else 3
         kind = int(rng.choice(3, p=(0.74, 0.16, 0.10)))  # solid, part solid, calcified
         count = int(rng.choice((1, 2, 3), p=(0.72, 0.18, 0.10)))
@@ -179,7 +179,7 @@ def place_sequela(rng: np.random.Generator, thorax: Thorax, *, level: int, other
 
 
 def draw_sequela(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
-    """A sheaf of bands from the pleura inwards, with knots where they cross."""
+    """A sheaf of bands that meet in a scar, with knots where they cross."""
     rng, n = one.rng, one.numbers
     main = rng.normal(size=3)
     starts, ends = [], []
@@ -190,12 +190,19 @@ def draw_sequela(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
         m = a + 0.5 * d + rng.normal(0, 2.5, 3)
         starts += [a, m]
         ends += [m, a + d]
-    points, radii, _ = beads(evenly(starts, ends, 1.75), step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(evenly(starts, ends, 2.0), step_mm=0.5 * canvas.edge)
     box, cover = canvas.splat(points, radii * rng.uniform(0.9, 1.3))
     if box is not None:
         haze = np.minimum(1.0, cover * 1.25) * room(canvas, thorax, box, one)
         fill(canvas, one, box, cover=haze, hu=10.0, least=0.3)
     balls(canvas, one, np.array(one.centre) + rng.normal(0, 5, (3, 3)), radii=rng.uniform(2, 3.2, 3), hu=40.0, inside=True)
+    box = canvas.around(one.centre, n["reach"])
+    if box is not None:  # the scar that the bands meet in
+        along = main / np.linalg.norm(main)
+        axes = rotation(yaw=float(np.arctan2(along[1], along[0])), roll=float(np.arcsin(along[2])))
+        scar = ellipsoid(*canvas.at(box), centre=one.centre, radii=(0.48 * n["reach"], 0.20 * n["reach"], 0.16 * n["reach"]), axes=axes)
+        scar = scar + 2.2 * ripple(one, canvas, box, length_mm=13.0)
+        fill(canvas, one, box, cover=canvas.cover(scar) * room(canvas, thorax, box, one), hu=5.0)
 
 
 def place_septal(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
@@ -227,5 +234,5 @@ def draw_septal(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     cover = np.zeros(share.shape, np.float32)
     cover[some] = np.clip(0.5 - (gap - 0.5 * width) / canvas.edge, 0, 1) * min(1.0, n["thick"] / width) * deep
     cover *= share
-    canvas.paint(box, share * np.float32(0.05), -300.0)
+    canvas.hu[box] -= np.float32(0.09 * (thorax.patient.lung_hu + 1000) + 14) * share  # lobules between thick septa look lucent
     fill(canvas, one, box, cover=cover, hu=5.0, least=0.45)

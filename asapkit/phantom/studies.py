@@ -40,7 +40,7 @@ def make_patient(out: Path, course: Course, *, seed: int, scale: str) -> Rows:
     An instance without a voxel in some reconstruction of its study is recorded but not stated, and its finding is not denied either.
     """
     rows: Rows = defaultdict(list)
-    patient = anatomy.sample_patient(stream(seed, course.number, "anatomy"))
+    patient = anatomy.sample_patient(stream(seed, course.number, "anatomy"), age=course.age, sex=course.sex)
     instances: list[Instance] = []
     shown: list[tuple[Study, list[Instance]]] = []
     for k, study in enumerate(course.studies):
