@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from asapkit.drawing import CYCLE, GREY, INK, Picture, encoder_colours, styled, words
 
 LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+THIRDS = {1: ("all",), 2: ("shallow", "deep"), 3: ("shallow", "middle", "deep")}
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),
     "organ_only": ("a random patch of the named organ", "s", "#E69F00"),
@@ -35,8 +36,13 @@ def _missing(table: pd.DataFrame, *columns: str) -> None:
         raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
 
 
-def _labelled(ax: Axes, x: float, y: float, text: str, color: str) -> None:
-    ax.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", color=color, fontsize=7.5, va="center", annotation_clip=False)
+def _label_ends(ax: Axes, x: float, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
+    """Names beside the ends of lines, pushed apart where they would overlap."""
+    low, high = ax.get_ylim()
+    room, last = 0.055 * (high - low), -np.inf
+    for name, y in sorted(ends.items(), key=lambda item: item[1]):
+        last = max(y, last + room)
+        ax.annotate(name, (x, last), xytext=(8, 0), textcoords="offset points", color=colours[name], fontsize=7.5, va="center", annotation_clip=False)
 
 
 @styled
@@ -88,22 +94,28 @@ def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title:
     left, right = page.subplots(1, 2)
     low, high = table[value].min(), table[value].max()
     bins = np.linspace(low, high if high > low else low + 1, 41)
+    ends: dict[str, float] = {}
     for n, name in enumerate(names):
         one = table[table.encoder == name]
         left.hist(one[value], bins=bins, color=colours[name], alpha=0.45, edgecolor="white", linewidth=0.3)
-        left.axvline(one[value].mean(), color=colours[name], linestyle=(0, (4, 2)), linewidth=1.3, label=f"{name}, mean {one[value].mean():.3g}")
         layers = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
         shift = (n - (len(names) - 1) / 2) * 0.06
         right.errorbar(
             layers.index + shift, layers["mean"], layers["std"], color=colours[name], marker="o", markersize=3.5, capsize=2, elinewidth=0.8
         )
-        _labelled(right, layers.index[-1] + shift, layers["mean"].iloc[-1], name, colours[name])
+        ends[name] = layers["mean"].iloc[-1]
+    tallest = left.get_ylim()[1]
+    for name in names:
+        mean = table[value][table.encoder == name].mean()
+        left.vlines(mean, 0, tallest, color=colours[name], linestyle=(0, (4, 2)), linewidth=1.3, label=f"{name}, mean {mean:.3g}")
     word = "normalised effective rank" if value == "normalised" else "effective rank"
     left.set(xlabel=word, ylabel="volumes × layers", title=f"all layers, {table.groupby('encoder').size().max()} per encoder")
     right.set(xlabel="layer", ylabel=word, title="per layer, mean ± sd over volumes")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.grid(axis="y")
-    left.set_ylim(top=left.get_ylim()[1] * (1.06 + 0.075 * len(names)))
+    _label_ends(right, table.layer.max(), ends, colours)
+    left.set_ylim(0, tallest * (1.06 + 0.075 * len(names)))
     left.legend(loc="upper right", borderaxespad=0)
     return page
 
@@ -111,11 +123,12 @@ def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title:
 @styled
 def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str = "") -> Picture:
     """Singular values over the largest, geometric mean over volumes, (L, q) per encoder: one panel each for the shallow, middle and deep third."""
-    page = _page(9.2, 3.0, title, caption)
-    panels = page.subplots(1, 3, sharey=True)
+    words = THIRDS[min(3, max(len(c) for c in curves.values()))]
+    page = _page(1.6 + 2.5 * len(words), 3.0, title, caption)
+    panels = page.subplots(1, len(words), sharey=True, squeeze=False)[0]
     colours = encoder_colours(list(curves))
     for name, curve in curves.items():
-        for ax, third, word in zip(panels, np.array_split(np.arange(len(curve)), 3), ("shallow", "middle", "deep"), strict=True):
+        for ax, third, word in zip(panels, np.array_split(np.arange(len(curve)), len(words)), words, strict=True):
             if len(third):
                 mean = np.exp(np.log(np.maximum(curve[third], 1e-12)).mean(0))
                 ax.plot(np.arange(1, len(mean) + 1), mean, color=colours[name], label=name)
@@ -133,10 +146,13 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str =
 def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """Share of sentences whose highest patch lies in the truth, one bar per finding, and what each baseline would have hit.
 
-    Columns: finding, hit, and any of chance, organ_only, other_patient, location_prior; n (sentences), low, high if known. A finding
-    called "macro" is set apart at the top.
+    Columns: finding, hit, and any of chance, organ_only, other_patient, location_prior; n (sentences), low, high if known. The mean over
+    findings is set apart at the top: the row called "macro", or where there is none the plain mean of the rows.
     """
     _missing(table, "finding", "hit")
+    if len(table) and not (table.finding == "macro").any():
+        mean = {c: table[c].mean() for c in ("hit", *BASELINES) if c in table} | ({"n": table["n"].sum()} if "n" in table else {})
+        table = pd.concat([pd.DataFrame([{"finding": "macro", **mean}]), table], ignore_index=True)
     rest = table[table.finding != "macro"].sort_values("hit", ascending=False)
     rows = pd.concat([table[table.finding == "macro"], rest])
     y = np.arange(len(rows))[::-1] + np.where(rows.finding == "macro", 0.5, 0.0)
@@ -147,16 +163,9 @@ def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -
         ax.errorbar(rows.hit, y, xerr=[rows.hit - rows.low, rows.high - rows.hit], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
     for column, (name, marker, colour) in BASELINES.items():
         if column in rows:
-            ax.plot(
-                rows[column],
-                y,
-                linestyle="none",
-                marker=marker,
-                color=colour,
-                markersize=10 if marker == "|" else 4.5,
-                markeredgewidth=1.6 if marker == "|" else 0,
-                label=name,
-            )
+            size, edge, rim = (10, 1.6, colour) if marker == "|" else (5.5, 0.6, "white")
+            how = {"markersize": size, "markeredgewidth": edge, "markeredgecolor": rim, "clip_on": False}
+            ax.plot(rows[column], y, marker, color=colour, label=name, **how)
     names = [f"{f} ({n:.0f})" if n == n else f for f, n in zip(rows.finding, rows.get("n", pd.Series([np.nan] * len(rows))), strict=True)]
     ax.set_yticks(y, [n.replace("macro", "mean over findings") for n in names])
     ax.tick_params(axis="y", length=0)

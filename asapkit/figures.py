@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from asapkit.charts import effective_rank, grounding_bars, history, probe_bars, probe_dots, selected_k, spectra
 from asapkit.drawing import EDGE, GREY, INK, ORGANS, TRUTH, Picture, caption_inches, corner, legend, legend_inches, mosaic, save, styled, words
 from asapkit.overlays import organ_proportions, patch_grid, pca_maps, reconstruction, sentence_map, sentence_maps
-from asapkit.planes import bits_of, ct, cuts, frame, organ_outlines, richest, truth_outlines, window_text
+from asapkit.planes import bits_of, ct, cuts, frame, organ_outlines, position, richest, truth_outlines, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
 
 __all__ = [
@@ -52,7 +52,7 @@ def slices(
             organ_outlines(ax, cut, organs)
             truth_outlines(ax, cut, truth, colours)
             frame(ax, cut)
-            corner(ax, f"{cut.plane}, {'xyz'[cut.axes[0]]}\u00a0=\u00a0{(cut.index + 0.5) * cut.spacing_mm[cut.axes[0]]:.0f}\u00a0mm")
+            corner(ax, f"{cut.plane}, {position(cut)}")
         corner(row[-1], window_text(window), where="bottom right")
     words(page, title=title, caption=caption)
     if entries:

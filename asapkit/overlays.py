@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_rgb
+from matplotlib.ticker import MaxNLocator
 
 from asapkit.analysis import sentence_map as spread
 from asapkit.analysis import top_patches
 from asapkit.drawing import EDGE, GREY, ORGANS, TRUTH, Picture, caption_inches, corner, mosaic, styled, words
-from asapkit.planes import Cut, busiest, ct, cuts, frame, organ_outlines, richest
+from asapkit.planes import Cut, busiest, ct, cuts, frame, organ_outlines, position, richest
 from asapkit.types import ORGANS as ORGAN_NAMES
 
 _INFERNO = colormaps["inferno"](np.linspace(0.1, 1, 64))
@@ -143,6 +144,7 @@ def _bar(page: Picture, beside: Axes, colours: str | ListedColormap, norm: Norma
     )
     bar.set_label(label, fontsize=7, labelpad=2)
     bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
+    bar.locator = MaxNLocator(4)
     bar.outline.set_linewidth(0.4)
     if beside.get_facecolor()[:3] == (0, 0, 0) and isinstance(colours, ListedColormap):
         bar.ax.set_facecolor("black")
@@ -181,7 +183,9 @@ def sentence_maps(
     volume: np.ndarray, rows: Sequence[Mapping], *, spacing_mm: Sequence[float], patch: Patch, window: str = "lung",
     interpolation: str = "linear", title: str = "", caption: str = "",
 ) -> Picture:  # fmt: skip
-    """One row per sentence: the scan with the truth's outline, then similarity over it, axial and coronal through the best patch.
+    """One row per sentence, axial and coronal: the scan with the truth's outline, then similarity over it through the best patch.
+
+    Both show the same plane, unless that plane misses the truth: then the left one goes to it.
 
     A row holds `sentence` (text), `similarity` (N,), NaN where nothing can be seen, `k` (patches selected), and where known `truth`
     (Boolean volume), `note`, `volume` (its own), `window`. White frames are those of the top k patches that the plane cuts, a bold one the best.
@@ -189,7 +193,7 @@ def sentence_maps(
     size = cuts(volume, spacing_mm, ("axial", "coronal"))
     tall = max(c.size_mm[1] for c in size)
     page, tiles = mosaic(
-        [size[0].size_mm[0]] * 4, [tall] * len(rows), top=0.62 if title else 0.36, right=0.55, rows_gap=0.42, bottom=caption_inches(caption)
+        [size[0].size_mm[0]] * 4, [tall] * len(rows), top=0.64 if title else 0.38, right=0.72, rows_gap=0.42, bottom=caption_inches(caption)
     )
     for tile, row in zip(tiles, rows, strict=True):
         _sentence_row(page, tile, row.get("volume", volume), row, spacing_mm, patch, row.get("window", window), interpolation)
@@ -205,6 +209,7 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
     painted = _painted(np.nan_to_num(similarity, nan=np.nanmin(similarity)), volume, patch, interpolation=interpolation)
     norm = Normalize(float(np.nanmedian(similarity)), float(np.nanmax(similarity)))
     views = cuts(volume, spacing_mm, ("axial", "axial", "coronal", "coronal"), at=at)
+    views = [_truth_in_sight(cut, truth) if n % 2 == 0 else cut for n, cut in enumerate(views)]
     for number, (ax, cut) in enumerate(zip(tiles, views, strict=True)):
         ct(ax, cut, volume, window, dim=1 if number % 2 == 0 else 1.5)
         if number % 2:
@@ -214,15 +219,20 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
         if truth is not None:
             cut.outline(ax, truth, color=TRUTH[0], width=1.4)
         frame(ax, cut)
-        corner(ax, cut.plane)
+        corner(ax, f"{cut.plane}, {position(cut)}")
     share = row["k"] / similarity.size
     told = [f"frames: K = {row['k']} of {similarity.size} patches ({share:.1%}), the best one bold"]
-    told += ["outline: truth"] * (truth is not None) + [row["note"]] * bool(row.get("note"))
+    told += ["outline: truth"] * (truth is not None) + ([row["note"]] if row.get("note") else [])
     box = tiles[0].get_position()
     height = page.get_size_inches()[1]
     page.text(box.x0, box.y1 + 0.17 / height, f"“{row['sentence']}”", fontsize=8.5, va="bottom", style="italic")
     page.text(box.x0, box.y1 + 0.04 / height, "  ·  ".join(told), fontsize=7, va="bottom", color=GREY)
     _bar(page, tiles[-1], SPOT, norm, "cosine similarity")
+
+
+def _truth_in_sight(cut: Cut, truth: np.ndarray | None) -> Cut:
+    """The same plane, or the one that shows most of the truth where this one misses it."""
+    return cut if truth is None or not truth.any() or cut.take(truth).any() else replace(cut, index=busiest(cut.plane, truth))
 
 
 def sentence_map(

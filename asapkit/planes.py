@@ -76,6 +76,12 @@ class Cut:
         return drawn
 
 
+def position(cut: Cut) -> str:
+    """Where the plane lies: millimetres from the array's first voxel edge."""
+    axis = cut.axes[0]
+    return f"{'xyz'[axis]}\u00a0=\u00a0{(cut.index + 0.5) * cut.spacing_mm[axis]:.0f}\u00a0mm"
+
+
 def busiest(plane: str, mask: np.ndarray) -> int:
     """The slice index with most True voxels; the middle if there are none."""
     axis = PLANES[plane][0]
@@ -129,6 +135,16 @@ def truth_outlines(ax: Axes, cut: Cut, truth: np.ndarray | None, colours: Mappin
 
 
 def richest(volume: np.ndarray, *, organs: np.ndarray | None = None, truth: np.ndarray | None = None) -> list[int]:
-    """The voxel that shows most: of the truth, else of the heart, else the middle."""
-    mask = truth > 0 if truth is not None and truth.any() else organs == 6 if organs is not None else None
-    return [n // 2 for n in volume.shape] if mask is None else [busiest(p, mask) for p in ("sagittal", "coronal", "axial")]
+    """The voxel x, y, z whose planes show most: of the truth's instances first, then of their voxels; else of the heart; else the middle."""
+    if truth is not None and truth.any():
+        return [_busiest_by_bits(plane, truth) for plane in ("sagittal", "coronal", "axial")]
+    if organs is not None:
+        return [busiest(plane, organs == 6) for plane in ("sagittal", "coronal", "axial")]
+    return [n // 2 for n in volume.shape]
+
+
+def _busiest_by_bits(plane: str, truth: np.ndarray) -> int:
+    across = tuple(a for a in range(3) if a != PLANES[plane][0])
+    instances = np.bitwise_count(np.bitwise_or.reduce(truth, axis=across)).astype(float)
+    voxels = np.count_nonzero(truth, axis=across)
+    return int((instances + voxels / (voxels.max() + 1)).argmax())

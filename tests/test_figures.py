@@ -99,6 +99,14 @@ def test_the_busiest_slice_is_chosen(truth):
     assert planes.bits_of(truth) == [0, 5]
 
 
+def test_a_plane_through_two_findings_is_preferred_to_one_through_a_large_one(body):
+    bits = np.zeros(SHAPE, np.uint32)
+    bits[5:30, 5:30, 4] = 1
+    bits[40:42, 40:42, 15] = 2
+    bits[50:52, 10:12, 15] = 4
+    assert planes.richest(body, truth=bits)[2] == 15
+
+
 def tables():
     rng = np.random.default_rng(0)
     names = ("random", "mae", "asap", "one of mine")
@@ -138,6 +146,7 @@ def drawn(name, body, organs, truth):
         "pca_maps": lambda: figures.pca_maps(body, {"asap": rng.random((*GRID, 3)), "mae": np.zeros((*GRID, 3))}, **scan, **say),
         "sentence_map": lambda: figures.sentence_map(body, similarity, sentence="A nodule.", k=9, truth=truth > 0, note="hit", **scan),
         "holes": lambda: figures.sentence_map(body, np.where(hidden, np.nan, similarity), sentence="Air is no evidence.", k=3, **scan),
+        "rows": lambda: figures.sentence_maps(body, [{"sentence": "A.", "similarity": similarity, "k": 2, "truth": truth > 0}] * 2, **scan, **say),
         "flat map": lambda: figures.sentence_map(body, np.zeros(N), sentence="Nothing.", k=1, interpolation="nearest", **scan),
         "history": lambda: figures.history({"asap": t["steps"], "mae": t["steps"][["step", "reconstruct"]]}, **say),
         "one history": lambda: figures.history(t["steps"]),
@@ -152,7 +161,7 @@ def drawn(name, body, organs, truth):
 
 EVERY = (
     "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
-    "sentence_map", "holes", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
+    "sentence_map", "holes", "rows", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
     "selected_k",
 )  # fmt: skip
 
@@ -222,3 +231,20 @@ def test_bars_are_the_numbers_of_the_table():
     hits = tables()["ground"]
     widths = sorted(b.get_width() for b in charts.grounding_bars(hits).axes[0].patches)
     assert widths == pytest.approx(sorted(hits.hit))
+    without = charts.grounding_bars(hits[1:]).axes[0].patches
+    assert without[0].get_width() == pytest.approx(hits.hit[1:].mean()), "the mean over findings is drawn even if its row is absent"
+
+
+@pytest.mark.parametrize(("layers", "panels"), [(1, 1), (2, 2), (3, 3), (12, 3)])
+def test_spectra_have_no_empty_panel(layers, panels):
+    figure = charts.spectra({"asap": np.exp(-np.arange(20) / 5.0)[None].repeat(layers, 0)})
+    assert len(figure.axes) == panels and all(ax.lines for ax in figure.axes)
+
+
+def test_the_left_plane_goes_to_a_truth_that_the_best_patch_misses(body, truth):
+    similarity = np.zeros(N)
+    similarity[int(np.ravel_multi_index((9, 7, 5), GRID))] = 1
+    page = figures.sentence_map(body, similarity, sentence="A.", k=1, truth=truth > 0, spacing_mm=SPACING, patch=PATCH)
+    said = [next(t.get_text() for t in ax.texts if "=" in t.get_text()) for ax in page.axes[:4]]
+    assert said[0] != said[1] and said[2] != said[3]
+    assert all(len(ax.collections) == (n % 2 == 0) for n, ax in enumerate(page.axes[:4])), "outlined left, absent right"
