@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -66,11 +67,10 @@ def _replace(path: Path, write) -> None:
     try:
         write(part)
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk each in a way of their own
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) or "No space" in str(error) or "write" in str(error):
-            raise Refused(f"{path}: cannot be written ({error}); free some disk space, then resume: the last checkpoint is kept") from error
-        raise
+        why = " ".join(str(error).split())[:200]
+        raise Refused(f"{path}: cannot be written ({why}); free some disk space, then resume: the last checkpoint is kept") from error
 
 
 def load_state(run: Path) -> dict:
@@ -104,14 +104,33 @@ def read_weights(run: Path) -> dict[str, Tensor]:
         raise Refused(f"{file}: not a readable safetensors file ({type(error).__name__})") from error
 
 
+def read_config(folder: Path) -> Config:
+    """Raises: Refused, naming the file, for a damaged config.json or one of another version."""
+    try:
+        return Config.load(folder / "config.json")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Refused(f"{folder / 'config.json'}: damaged, or written by another version ({error}); take it from a copy, or train again") from error
+
+
+def settings(run: Path) -> tuple[Config, dict]:
+    """Configuration of a run, and what method.json says: recipe, options, weights of the losses. Raises: Refused for a damaged file."""
+    config = read_config(run)
+    try:
+        said = json.loads((run / "method.json").read_text())
+        return config, {name: said[name] for name in ("recipe", "options")} | said
+    except (ValueError, TypeError, KeyError) as error:
+        raise Refused(f"{run / 'method.json'}: damaged ({error}); take it from a copy, or train again") from error
+
+
 def load_method(run: Path) -> nn.Module:
     """The trained method of a run folder, in eval mode on the CPU."""
     run = Path(run)
     for name in ("config.json", "method.json"):
         if not (run / name).exists():
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
-    said, state = json.loads((run / "method.json").read_text()), read_weights(run)
-    method = make_method(said["recipe"], Config.load(run / "config.json"), said["options"], vocabulary=state.get("words.vocabulary"))
+    config, said = settings(run)
+    state = read_weights(run)
+    method = make_method(said["recipe"], config, said["options"], vocabulary=state.get("words.vocabulary"))
     fill(method, state, str(run))
     return method.eval()
 
@@ -123,7 +142,7 @@ def load_encoder(source: Path | str) -> nn.Module:
     if not (folder / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
     state = {k.removeprefix("encoder."): v for k, v in read_weights(source).items() if k.startswith("encoder.")}
-    encoder = Encoder(Config.load(folder / "config.json"))
+    encoder = Encoder(read_config(folder))
     fill(encoder, state, str(source))
     return encoder.eval()
 

@@ -124,13 +124,25 @@ def _nifti(path: Path, head: bytes) -> Raw:
     array = np.frombuffer(data, dtype, count=int(np.prod(shape, dtype=np.int64)), offset=offset).reshape(shape, order="F")
     slope, intercept = float(proxy.slope), float(proxy.inter)
     placed = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    zooms = np.asarray(header.get_zooms()[:3], float)
-    blank = bool(np.allclose(zooms, 1.0, atol=1e-7)) and np.allclose(np.abs(image.affine[:3, :3]), np.eye(3)) and not image.affine[:3, 3].any()
+    zooms, affine = np.asarray(header.get_zooms()[:3], float), np.asarray(image.affine, float)
+    written = _written_spacing(data, image_class)
+    if int(header["sform_code"]) == 0 and not (np.isfinite(written) & (written > 0)).all():
+        affine = np.diag([*written, 1.0])  # nibabel would make 1 mm of it; `ct.read` refuses it, or takes the table's spacing
+    unplaced = not placed or (np.allclose(np.abs(affine[:3, :3]), np.eye(3)) and not affine[:3, 3].any())
+    blank = bool(np.allclose(zooms, 1.0, atol=1e-7)) and unplaced
     return Raw(
-        rescale(array, slope, intercept), np.asarray(image.affine, float),
+        rescale(array, slope, intercept), affine,
         has_spacing=not blank, has_orientation=placed and not blank, rescaled=(slope, intercept) != (1.0, 0.0),
-        label_names=_nifti_labels(header), warnings=_two_spacings(zooms, image.affine),
+        label_names=_nifti_labels(header), warnings=_two_spacings(zooms, affine),
     )  # fmt: skip
+
+
+def _written_spacing(data: bytes, image_class) -> np.ndarray:
+    """The spacing (3,) as the header's bytes say it, without the reader's repairs."""
+    import io
+
+    header = image_class.header_class.from_fileobj(io.BytesIO(data), check=False)
+    return np.abs(np.asarray(header["pixdim"][1:4], float))
 
 
 def _two_spacings(zooms: np.ndarray, affine: np.ndarray) -> tuple[str, ...]:

@@ -250,8 +250,8 @@ class Store:
 
     def __init__(self, root: Path, declared: dict):
         self.root, self.scale, self.contract = root, declared["scale"], _contract(declared)
-        self.table: pd.DataFrame = pd.read_parquet(root / "volumes.parquet").set_index("id")
-        self.refused: pd.DataFrame = pd.read_parquet(root / "refused.parquet")
+        self.table: pd.DataFrame = tables.read(root, "volumes").set_index("id")
+        self.refused: pd.DataFrame = tables.read(root, "refused")
         self.ids: list[str] = self.table.index.to_list()
 
     def __reduce__(self):

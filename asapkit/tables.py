@@ -39,9 +39,12 @@ def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, p
 
 
 def read(root: Path, name: str) -> pd.DataFrame | None:
-    """A table of the store, None where it has none."""
+    """A table of the store, None where it has none.  Raises: Refused, naming the file, when it is damaged."""
     file = Path(root) / f"{name}.parquet"
-    return pd.read_parquet(file) if file.exists() else None
+    try:
+        return pd.read_parquet(file) if file.exists() else None
+    except (ValueError, OSError) as error:
+        raise Refused(f"{file}: cannot be read ({preprocess.one_line(error)[:120]}); delete it and run preprocess again, voxels are kept") from error
 
 
 def _save(root: Path, name: str, table: pd.DataFrame) -> None:

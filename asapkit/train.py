@@ -279,8 +279,7 @@ def recipes() -> list[str]:
 def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bool) -> dict | None:
     """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
     if (run / "config.json").exists():
-        before = Config.load(run / "config.json")
-        if before != config or json.loads((run / "method.json").read_text()) != json.loads(json.dumps(said)):
+        if checkpoint.settings(run) != (config, json.loads(json.dumps(said))):
             raise Refused(f"{run}: holds a run with other settings; choose another folder or delete it")
         if not resume and (run / "state.pt").exists():
             raise Refused(f"{run}: holds a run already; resume it or choose another folder")

@@ -370,6 +370,22 @@ def test_spacing_comes_from_the_table_only_when_the_header_has_none(tmp_path):
     assert any("differs from the table" in w for w in good.warnings)
 
 
+def test_a_spacing_of_zero_is_not_taken_for_a_millimetre(tmp_path):
+    """nibabel makes 1 mm of it; a scan of 200 slices would pass as 20 cm high."""
+    tall = np.repeat(np.repeat(body(), 3, 2), 2, 1)
+    path = write(tmp_path / "a.nii", tall, ras((3.0, 3.0, 5.0)))
+    data = bytearray(path.read_bytes())
+    data[252:256], data[80:92] = bytes(4), bytes(12)
+    path.write_bytes(bytes(data))
+    with pytest.raises(Refused, match="spacing 0 x 0 x 0.*is zero or not a number"):
+        ct.read(path)
+    np.testing.assert_allclose(ct.read(path, spacing_mm=(3.0, 3.0, 5.0)).spacing_mm, (3, 3, 5))
+    nibabel.save(nibabel.Nifti1Image(tall, None), tmp_path / "blank.nii")  # no orientation at all, and 1 mm by default
+    read = ct.read(tmp_path / "blank.nii", spacing_mm=(3.0, 3.0, 5.0))
+    np.testing.assert_allclose(read.spacing_mm, (3, 3, 5))
+    assert any("taken from the table" in w for w in read.warnings)
+
+
 def test_a_header_with_two_spacings_uses_its_affine_and_says_so(tmp_path):
     path = write(tmp_path / "a.nii", body(), ras())
     data = bytearray(path.read_bytes())
@@ -388,7 +404,7 @@ def test_a_header_with_two_spacings_uses_its_affine_and_says_so(tmp_path):
 
 def broken(folder: Path, kind: str) -> Path:
     """A file that cannot be used, of the named kind."""
-    path, good = folder / f"{kind}.nii.gz", write(folder / "good.nii.gz", body(), ras()).read_bytes()
+    path, good = folder / "case.nii.gz", write(folder / "good.nii.gz", body(), ras()).read_bytes()
     plain = gzip.decompress(good)
     arrays = {
         "four_axes": np.zeros((9, 9, 9, 3), np.int16), "two_axes": body()[:, :, 0], "one_slice": body()[:, :, :1], "few_slices": body()[:, :, :12],

@@ -107,6 +107,22 @@ def test_what_is_no_ct_rate_is_refused(tmp_path):
         list(ct_rate.scans(tmp_path))
 
 
+def test_labels_that_are_none_and_rows_that_contradict_each_other_are_given_with_a_reason(tmp_path):
+    cohort(tmp_path)
+    names = [f"train_{n}.nii.gz" for n in ("1_a_1", "1_a_2", "1_b_1", "20_a_1")]
+    rows = [{"VolumeName": name, "Emphysema": value} for name, value in zip(names, ("maybe", "0.5", "", "1.0"))]
+    table(tmp_path / "train_predicted_labels.csv", rows)
+    said = [{"VolumeName": name, "Findings_EN": "Lungs are clear.", "Impressions_EN": ""} for name in names]
+    table(tmp_path / "train_reports.csv", [*said, said[2] | {"Findings_EN": "A nodule."}, said[3]])
+    found = {s.id: s for s in ct_rate.scans(tmp_path)}
+    for id, says in {"train_1_a_1": "Emphysema is 'maybe'", "train_1_a_2": "Emphysema is '0.5'", "train_1_b_1": "twice in train_reports.csv"}.items():
+        assert isinstance(found[id], Unusable) and says in found[id].reason and "nodule" not in found[id].reason
+    assert found["train_20_a_1"].labels == {"Emphysema": 1}
+    table(tmp_path / "train_predicted_labels.csv", [{"VolumeName": names[0], "Lung noodle": "1"}])
+    with pytest.raises(Refused, match="train_predicted_labels.csv: unknown label 'Lung noodle'"):
+        list(ct_rate.scans(tmp_path))
+
+
 def test_real_metadata_rows_give_spacing_and_intercept(shared, tmp_path):
     rows = list(csv.DictReader((shared / "data/text/ct_rate_val_metadata_300.csv").open()))[:40]
     table(tmp_path / "validation_metadata.csv", rows)

@@ -78,6 +78,20 @@ def test_outside_the_field_of_view_and_in_outer_air_the_map_is_not_a_number(seen
     assert np.isfinite(field).mean() > 0.3
 
 
+def test_nothing_is_found_in_the_mirror_images_around_a_small_scan(run, tmp_path):
+    """Padding repeats the scan beyond its faces: no patch of it is listed or mapped."""
+    x, y, _ = np.meshgrid(*[np.arange(n) * 6.0 for n in (40, 30, 24)], indexing="ij")
+    hu = np.where((x - 117) ** 2 + (y - 87) ** 2 < 80**2, 40, -1000) + np.where((np.abs(x - 117) < 40) & (np.abs(y - 87) < 30), -890, 0)
+    nibabel.save(
+        nibabel.Nifti1Image((hu + np.random.default_rng(0).normal(0, 15, hu.shape)).astype(np.int16), np.diag([6.0, 6, 6, 1])), tmp_path / "s.nii"
+    )
+    seen = look(tmp_path / "s.nii", run=run, sentence=SENTENCE, out=tmp_path / "out")
+    where = seen.patches[["x_mm", "y_mm", "z_mm"]].to_numpy()
+    assert (where > -3).all() and (where < np.array([40, 30, 24]) * 6 - 3).all()
+    field = np.asanyarray(nibabel.load(seen.similarity_map).dataobj)
+    assert np.nanmax(field) == pytest.approx(seen.patches.similarity[0], abs=2e-4)
+
+
 def test_a_picture_and_the_list_are_written(seen):
     listed = pd.read_csv(seen.picture.with_suffix(".csv"))
     assert list(listed.columns) == ["rank", "x_mm", "y_mm", "z_mm", "similarity"]

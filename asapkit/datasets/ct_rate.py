@@ -28,6 +28,7 @@ from asapkit.types import FINDINGS, Refused, Scan
 NAME = re.compile(r"^((train|valid)_\d+)_([a-z]+)_(\d+)$")
 SPLITS = {"train": ("train",), "valid": ("validation", "valid")}  # file spellings
 EXTRA = {"kernel": "ConvolutionKernel", "scanner": "ManufacturerModelName"}  # our column: the metadata table's
+REPEATED = "repeated in"  # what a row is marked with whose volume has another row, that says otherwise, in the same table
 SKIPPED = {"organs", "truth", "qa"}  # layers, not volumes
 
 
@@ -50,6 +51,8 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
             yield Unusable(id, None, f"{id}: a report without a volume; fetch the volume or drop the row")
         elif not _has_report(tables["reports"].get(id)):
             yield Unusable(id, volumes[id], f"{id}: a volume without a report; add it to the report table or drop the file")
+        elif problem := _problem(*(tables[kind].get(id, {}) for kind in ("reports", "predicted_labels"))):
+            yield Unusable(id, volumes[id], f"{id}: {problem}")
         else:
             yield _scan(id, volumes[id], root, tables, outcomes)
 
@@ -90,10 +93,14 @@ def _table(root: Path, kind: str) -> dict[str, dict[str, str]]:
                     raise Refused(f"{file.name}: no column VolumeName; this is no CT-RATE table")
                 if kind == "reports" and "Findings_EN" not in reader.fieldnames:
                     raise Refused(f"{file.name}: no column Findings_EN; this is no CT-RATE report table")
+                if kind == "predicted_labels" and (unknown := [name for name in reader.fieldnames if name not in ("VolumeName", *FINDINGS)]):
+                    raise Refused(f"{file.name}: unknown label {unknown[0]!r}; labels are spelled as {', '.join(FINDINGS)}")
+                here: dict[str, dict[str, str]] = {}
                 for row in reader:
                     id = _id(row["VolumeName"] or "")
                     if NAME.match(id) and id.startswith(split):
-                        rows.setdefault(id, row)
+                        here[id] = row if here.get(id, row) == row else row | {REPEATED: file.name}
+                rows = here | rows
     return rows
 
 
@@ -141,6 +148,17 @@ def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
 def _number(row: dict[str, str], key: str) -> float | None:
     value = _value(row.get(key) or "")
     return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _problem(report: dict[str, str], labels: dict[str, str]) -> str:
+    """Why the rows of a volume cannot be used, in one line; '' when they can."""
+    for row in (report, labels):
+        if REPEATED in row:
+            return f"is there twice in {row[REPEATED]}, with different rows; keep one"
+    for name in FINDINGS:
+        if _text(labels.get(name)) and _number(labels, name) not in (1.0, 0.0, -1.0):
+            return f"{name} is {labels[name]!r} in the label table; labels are 1, 0, or -1 / empty for unknown"
+    return ""
 
 
 def _labels(row: dict[str, str]) -> dict[str, int]:
