@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asapkit import reports
+from asapkit import ct, reports
 from asapkit.config import Contract
 from asapkit.store import Store
-from asapkit.types import Refused
+from asapkit.types import Refused, Volume
 
 
 def held_out(store: Store) -> list[str]:
@@ -48,16 +48,16 @@ def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.Data
     )
 
 
-def original(store: Store, id: str) -> Path:
-    """The file that a volume was made from.
+def original(store: Store, id: str) -> Volume:
+    """The volume as its file holds it, in HU and RAS+, before the contract.
 
-    Raises: Refused when it no longer lies where it was.
+    Raises: Refused when the file no longer lies where it was.
     """
-    record = json.loads((store.root / "records" / f"{id}.json").read_text())
-    path = Path(record["scan"]["path"])
-    if not path.exists():
-        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
-    return path
+    scan = json.loads((store.root / "records" / f"{id}.json").read_text())["scan"]
+    if not Path(scan["path"]).exists():
+        raise Refused(f"{Path(scan['path']).name}: the original of {id} is not where it was; give its path as `scan`")
+    spacing_mm = tuple(scan["spacing_mm"]) if scan.get("spacing_mm") else None
+    return ct.read(scan["path"], slope=scan.get("slope"), intercept=scan.get("intercept"), spacing_mm=spacing_mm)
 
 
 def image(store: Store, id: str):

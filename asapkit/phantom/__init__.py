@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 3
+VERSION = 5
 SIDES = ("left", "right", "both", "none")
 SEVERITIES = ("mild", "moderate", "severe")  # Instance.severity 1, 2, 3
 
@@ -24,6 +24,4 @@ class Instance:
     place: str  # what it lies in, in words: "right upper lobe", "aorta", "left anterior descending artery", "subcarinal", "pacemaker"
     severity: int  # 1 mild, 2 moderate, 3 severe
     count: int = 1  # lesions that this instance stands for (nodules in a lobe, plaques on a vessel)
-    size_mm: float = float(
-        "nan"
-    )  # largest diameter or thickness, measured on the geometry; nan where reports give none
+    size_mm: float = float("nan")  # largest diameter or thickness, measured on the geometry; nan where reports give none

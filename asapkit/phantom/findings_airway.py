@@ -19,16 +19,17 @@ def place_emphysema(rng: np.random.Generator, thorax: Thorax, *, level: int, oth
     return [
         in_lobe(
             rng, thorax, "Emphysema", level=level, label=n, holes=size_by(rng, level, (26, 40), (45, 70), (80, 120)) * (0.5 if n == 4 else 1),
-            radius=size_by(rng, level, (4.5, 6), (5.5, 7.5), (6.5, 9.5)),
+            radius=size_by(rng, level, (5.5, 7), (6.5, 8.5), (7.5, 10.5)),
         )
         for n in some_lobes(rng, low, high, liking=UPPER)
     ]  # fmt: skip
 
 
 def draw_emphysema(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
-    """Holes without walls in the middle of lobules; severe ones run together."""
+    """Holes without walls, a third of them in one cluster, the others all over the lobe; severe ones run together."""
     rng, n = one.rng, one.numbers
-    points = thorax.inside(rng, int(n["holes"]), label=label_of(one), margin_mm=2.0)
+    cluster = np.array(one.centre) + rng.normal(0, 11, (int(n["holes"]) // 3, 3))
+    points = np.vstack([cluster, thorax.inside(rng, int(n["holes"]) - len(cluster), label=label_of(one), margin_mm=2.0)])
     box, cover = canvas.splat(points, n["radius"] * rng.uniform(0.55, 1.25, len(points)), ball=True)
     if box is not None:
         cover = cover * room(canvas, thorax, box, one)
@@ -63,7 +64,7 @@ def _cluster(tree: Segments, centre, *, reach_mm: float, stem_mm: float) -> np.n
 def place_bronchiectasis(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for n in some_lobes(rng, 1, 1 + int(rng.random() < 0.4), liking=(0.2, 0.24, 0.14, 0.2, 0.22)):
-        size = size_by(rng, level, (6.5, 8.5), (8.5, 11), (11, 14.5))
+        size = size_by(rng, level, (7.5, 9.5), (9.5, 12), (12, 15))
         reach = size_by(rng, level, (24, 30), (28, 36), (34, 42))
         made.append(in_lobe(rng, thorax, "Bronchiectasis", level=level, label=n, margin_mm=12, size_mm=size, reach=reach))
     return made
@@ -75,7 +76,7 @@ def draw_bronchiectasis(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     near = _cluster(tree, one.centre, reach_mm=one.numbers["reach"], stem_mm=3.6)
     lumen = 0.5 * one.size_mm * np.where(np.arange(near.sum()) == 0, 1.0, rng.uniform(0.6, 1.0, int(near.sum())))
     points, radii, _ = beads(evenly(tree.starts[near], tree.ends[near], lumen), step_mm=0.5 * canvas.edge)
-    box, wall = canvas.splat(points, radii + 2.1)
+    box, wall = canvas.splat(points, radii + 2.4)
     if box is None:
         return
     share = room(canvas, thorax, box, one)
@@ -87,7 +88,7 @@ def draw_bronchiectasis(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
 def place_peribronchial(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     high = int(rng.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
     return [
-        in_lobe(rng, thorax, "Peribronchial thickening", level=level, label=n, thick=size_by(rng, level, (2.2, 2.8), (2.8, 3.6), (3.6, 4.6)))
+        in_lobe(rng, thorax, "Peribronchial thickening", level=level, label=n, thick=size_by(rng, level, (2.8, 3.4), (3.4, 4.2), (4.2, 5.2)))
         for n in some_lobes(rng, 1, high)
     ]
 

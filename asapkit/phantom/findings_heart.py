@@ -72,29 +72,32 @@ def place_arterial(rng: np.random.Generator, thorax: Thorax, *, level: int, othe
     chosen = sorted(rng.choice(3, n, replace=False, p=(0.15, 0.47, 0.38)))
     made = []
     for k in chosen:
-        count, long = 1 + level + int(rng.integers(3)), size_by(rng, level, (9, 14), (13, 20), (18, 28))
+        count, long = 3 + level + int(rng.integers(3)), size_by(rng, level, (14, 18), (18, 25), (24, 34))
         made.append(lesion(rng, "Arterial wall calcification", level, place=parts[k], count=count, size_mm=long, part=k, hu=rng.uniform(650, 1150)))
     return made
 
 
 def draw_arterial(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
-    """Plaques in the wall: curved plates of many small dense grains; `size_mm` is the length of the longest."""
+    """A cluster of plaques in one stretch of the wall: curved plates of dense grains; `size_mm` is the length of the longest."""
     points, radii = thorax.aorta
     top, arch = int(points[:, 2].argmax()), 0.45 * thorax.patient.arch
     floor = min(thorax.patient.left_dome - 20, -60)
     index = np.arange(len(points))
     high = points[:, 2] > arch
     inside = [(index > 1) & (index < top) & ~high, high, (index > top) & ~high & (points[:, 2] > floor)][int(one.numbers["part"])]
-    choice, rng, grains, widths = np.flatnonzero(inside), one.rng, [], []
+    rng, grains, widths = one.rng, [], []
+    choice = np.flatnonzero(inside)
+    choice = choice[np.linalg.norm(points[choice] - points[rng.choice(choice)], axis=1) < 15]
+    lean = rng.normal(size=3)
     for k in range(one.count):
         at = int(rng.choice(choice))
         along = points[min(at + 1, len(points) - 1)] - points[at - 1]
         along /= np.linalg.norm(along)
-        side = np.cross(along, rng.normal(size=3))
+        side = np.cross(along, lean + 0.45 * rng.normal(size=3))
         side /= np.linalg.norm(side)
         other = np.cross(along, side)
         long = one.size_mm * (1.0 if k == 0 else rng.uniform(0.4, 0.8))
-        thick, arc = rng.uniform(1.6, 2.4), np.clip(0.5 * long / radii[at], 0.25, 0.9)
+        thick, arc = rng.uniform(2.0, 2.7), np.clip(0.5 * long / radii[at], 0.25, 0.9)
         for s in np.linspace(-0.5, 0.5, max(2, int(long / 1.6))):
             for angle in np.linspace(-arc, arc, max(3, int(2 * arc * radii[at] / 1.8))):
                 if s * s / 0.25 + (angle / arc) ** 2 < 1.05:
@@ -113,15 +116,15 @@ def place_coronary(rng: np.random.Generator, thorax: Thorax, *, level: int, othe
     chosen = sorted(rng.choice(3, n, replace=False, p=(0.5, 0.2, 0.3)))
     made = []
     for k in chosen:
-        shape = dict(count=1 + level + int(rng.integers(3)), start=rng.uniform(0.03, 0.35), radius=1.7 + 0.35 * level)
+        shape = dict(count=4 + 2 * level + int(rng.integers(3)), start=rng.uniform(0.03, 0.35), radius=2.9 + 0.55 * level)
         made.append(lesion(rng, "Coronary artery wall calcification", level, place=names[k], **shape))
     return made
 
 
 def draw_coronary(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
-    """Specks and short tracks along one artery."""
+    """Specks and tracks along one artery that nearly join."""
     rng, course = one.rng, thorax.coronaries[one.place]
-    at = (one.numbers["start"] + np.arange(one.count) * 0.12 + rng.uniform(0, 0.05, one.count)) % 0.95
+    at = (one.numbers["start"] + np.arange(one.count) * 0.055 + rng.uniform(0, 0.03, one.count)).clip(0, 0.97)
     points, radii = [], []
     for where in at:
         k, run = where * (len(course) - 1), rng.uniform(0.4, 2.2)
@@ -174,12 +177,12 @@ def place_nodes(rng: np.random.Generator, thorax: Thorax, *, level: int, others:
     p, made = thorax.patient, []
     for k in sorted(rng.choice(len(names), int(rng.choice((1, 2, 3), p=(0.45, 0.33, 0.22))), replace=False, p=often / often.sum())):
         side = "left" if "left" in names[k] else "right" if "right" in names[k] else "none"
-        size = size_by(rng, level, (11, 14), (14, 19), (19, 27))
+        size = size_by(rng, level, (12, 16), (16, 23), (23, 34))
         x, y, z = np.array(STATIONS[names[k]][0], float) * p.size
         if "axilla" in names[k]:
             x, z = np.sign(x) * (float(thorax.profile(np.array([0.42 * p.apex]))[0][0]) + 14), 0.42 * p.apex
         centre = np.array([x, y, z]) + rng.normal(0, (3, 3, 5))
-        made.append(lesion(rng, "Lymphadenopathy", level, side=side, place=names[k], count=1 + int(rng.integers(4)), size_mm=size, centre=centre))
+        made.append(lesion(rng, "Lymphadenopathy", level, side=side, place=names[k], count=2 + int(rng.integers(3)), size_mm=size, centre=centre))
     return made
 
 
@@ -187,8 +190,8 @@ def draw_nodes(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     """Ovals of soft tissue that give way to airways and great vessels; `size_mm` is the short axis of the largest."""
     rng, hu = one.rng, soft_hu(thorax, plain=42.0, enhanced=78.0)
     for k in range(one.count):
-        short = 0.5 * one.size_mm * (1.0 if k == 0 else rng.uniform(0.55, 0.85))
-        centre = np.array(one.centre) + (0 if k == 0 else rng.normal(0, 0.6 * one.size_mm, 3) * (0.8, 0.8, 1.2))
+        short = 0.5 * one.size_mm * (1.0 if k == 0 else rng.uniform(0.65, 0.92))
+        centre = np.array(one.centre) + (0 if k == 0 else rng.normal(0, 0.5 * one.size_mm, 3) * (0.8, 0.8, 1.1))
         radii = short * np.array([1.0, 1.02, rng.uniform(1.2, 1.6)])
         axes = rotation(yaw=rng.uniform(0, 3), roll=rng.normal(0, 0.5), pitch=rng.normal(0, 0.4))
         box = canvas.around(centre, 1.6 * short + 2)

@@ -19,8 +19,8 @@ PEAKS = (0.34, 0.12, 0.34, 0.06, 0.14)  # of findings of the tops
 def place_nodule(rng: np.random.Generator, thorax: Thorax, *, level: int, others: Sequence[Lesion]) -> list[Lesion]:
     made = []
     for label in some_lobes(rng, 1, int(rng.choice((1, 2, 3), p=(0.6, 0.27, 0.13)))):
-        size = float(np.clip(rng.lognormal(2.55, 0.43), 4.5, 30))
-        level = 1 if size < 8 else 2 if size < 16 else 3
+        size = float(np.clip(rng.lognormal(2.77, 0.4), 5, 32))
+        level = 1 if size < 10 else 2 if size < 19 else 3
         kind = int(rng.choice(3, p=(0.74, 0.16, 0.10)))  # solid, part solid, calcified
         count = int(rng.choice((1, 2, 3), p=(0.72, 0.18, 0.10)))
         made.append(in_lobe(rng, thorax, "Lung nodule", level=level, label=label, margin_mm=2 + 0.5 * size, size_mm=size, count=count, kind=kind))
@@ -32,7 +32,7 @@ def draw_nodule(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     centres = [np.array(one.centre), *thorax.inside(rng, 3, label=label_of(one), margin_mm=5.0)]
     for k in range(one.count):
         radius = 0.5 * one.size_mm * (1.0 if k == 0 else rng.uniform(0.45, 0.8))
-        radii = radius * np.array([1.0, rng.uniform(0.8, 1), rng.uniform(0.75, 1)])
+        radii = radius * np.array([1.0, rng.uniform(0.86, 1), rng.uniform(0.84, 1)])
         axes = rotation(yaw=rng.uniform(0, 3), roll=rng.uniform(0, 3))
         d = rng.normal(size=(7, 3))
         spikes = np.array(centres[k]) + d / np.linalg.norm(d, axis=1, keepdims=True) * radius * rng.uniform(1.4, 2.0, (7, 1))
@@ -118,8 +118,8 @@ def draw_consolidation(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     tree, rng = thorax.bronchi[label_of(one) - 1], one.rng
     near = np.linalg.norm(0.5 * (tree.starts + tree.ends) - one.centre, axis=1) < one.numbers["radius"] * 1.1
     a, b = [tree.starts[near]], [tree.ends[near]]
-    out = (d := rng.normal(size=(5, 3))) / np.linalg.norm(d, axis=1, keepdims=True)
-    a.append(np.repeat([one.centre], 5, 0) + out * 2), b.append(np.array(one.centre) + out * one.numbers["radius"] * 0.75)
+    out = (d := rng.normal(size=(3, 3))) / np.linalg.norm(d, axis=1, keepdims=True)
+    a.append(np.repeat([one.centre], 3, 0) + out * 2), b.append(np.array(one.centre) + out * one.numbers["radius"] * 0.75)
     a, b = np.vstack(a), np.vstack(b)
     points, radii, _ = beads(evenly(a, b, 1.3), step_mm=0.5 * canvas.edge)
     part, air = canvas.splat(points, radii)
@@ -140,7 +140,7 @@ def place_atelectasis(rng: np.random.Generator, thorax: Thorax, *, level: int, o
             continue
         wedge = rng.random() < 0.4
         reach = size_by(rng, level, (20, 28), (28, 38), (38, 52)) * thorax.patient.size
-        thick = size_by(rng, level, (4.5, 6), (6, 8.5), (8.5, 12))
+        thick = size_by(rng, level, (6, 7.5), (7.5, 10), (10, 13))
         shape = dict(wedge=wedge, reach=reach, thick=thick, tilt=rng.normal(0, 0.35), yaw=rng.uniform(0, 6.28))
         made.append(in_lobe(rng, thorax, "Atelectasis", level=level, label=label, margin_mm=4, **shape))
     return made
@@ -173,7 +173,7 @@ def place_sequela(rng: np.random.Generator, thorax: Thorax, *, level: int, other
     made = []
     for label in some_lobes(rng, 1, 1 + int(rng.random() < 0.4), liking=liking):
         made.append(
-            in_lobe(rng, thorax, "Pulmonary fibrotic sequela", level=level, label=label, margin_mm=7, bands=3 + 2 * level, reach=16 + 6 * level)
+            in_lobe(rng, thorax, "Pulmonary fibrotic sequela", level=level, label=label, margin_mm=7, bands=6 + 3 * level, reach=16 + 5 * level)
         )
     return made
 
@@ -186,11 +186,11 @@ def draw_sequela(canvas: Canvas, thorax: Thorax, one: Lesion) -> None:
     for _ in range(int(n["bands"])):
         d = main / np.linalg.norm(main) + rng.normal(0, 0.5, 3)
         d *= n["reach"] * rng.uniform(0.7, 1.1) / np.linalg.norm(d)
-        a = np.array(one.centre) + rng.normal(0, 6, 3) - 0.5 * d
+        a = np.array(one.centre) + rng.normal(0, 4.5, 3) - 0.5 * d
         m = a + 0.5 * d + rng.normal(0, 2.5, 3)
         starts += [a, m]
         ends += [m, a + d]
-    points, radii, _ = beads(evenly(starts, ends, 2.0), step_mm=0.5 * canvas.edge)
+    points, radii, _ = beads(evenly(starts, ends, 2.5), step_mm=0.5 * canvas.edge)
     box, cover = canvas.splat(points, radii * rng.uniform(0.9, 1.3))
     if box is not None:
         haze = np.minimum(1.0, cover * 1.25) * room(canvas, thorax, box, one)

@@ -288,9 +288,11 @@ class Thorax:
     @cached_property
     def clearings(self) -> list[tuple[Tube, float]]:
         """Tubes that push the lungs aside, and by how much more than their radius."""
-        return [(self.aorta, 2.5), (self.appendage, 2.5), *((t, 2.0) for t in self.pulmonary), (self.veins[0], 2.5), (self.veins[3], 2.0)] + [
-            (t, 2.0) for t in self.airway
-        ]
+        c, f = self.heart_centre, self.heart_factor
+        # fat about the roots of the great vessels
+        root = smooth_tube([c + np.array([-14, 8, 16]) * f, [0, 8, -8]], [27 * f, 22 * self.patient.size], step_mm=60)
+        vessels = [(self.aorta, 2.5), (self.appendage, 2.5), *((t, 2.0) for t in self.pulmonary), (self.veins[0], 2.5), (self.veins[3], 2.0)]
+        return [(root, 0.0), *vessels] + [(t, 2.0) for t in self.airway]
 
     # --- trees of the lungs
 
