@@ -65,7 +65,7 @@ def data(out: Path | str, *, plan: Plan) -> Store:
     from asapkit.datasets import ct_rate
     from asapkit.phantom import cohort
 
-    out = Path(out)
+    out = Path(out).resolve()
     root = cohort.make(out / "cohort", volumes=plan.volumes, seed=plan.seed, scale=plan.scale, workers=plan.workers)
     stores.write(ct_rate.scans(root), out / "store", config=plan.config(), workers=plan.workers)
     return stores.open(out / "store")

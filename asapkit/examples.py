@@ -53,11 +53,12 @@ def original(store: Store, id: str) -> Volume:
 
     Raises: Refused when the file no longer lies where it was.
     """
-    scan = json.loads((store.root / "records" / f"{id}.json").read_text())["scan"]
-    if not Path(scan["path"]).exists():
-        raise Refused(f"{Path(scan['path']).name}: the original of {id} is not where it was; give its path as `scan`")
-    spacing_mm = tuple(scan["spacing_mm"]) if scan.get("spacing_mm") else None
-    return ct.read(scan["path"], slope=scan.get("slope"), intercept=scan.get("intercept"), spacing_mm=spacing_mm)
+    record = json.loads((store.root / "records" / f"{id}.json").read_text())
+    path, source = Path(record["scan"]["path"]), record["source"]
+    if not path.exists():
+        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    spacing_mm = tuple(source["spacing_mm"]) if source["spacing_mm"] else None
+    return ct.read(path, slope=source["slope"], intercept=source["intercept"], spacing_mm=spacing_mm)
 
 
 def image(store: Store, id: str):
