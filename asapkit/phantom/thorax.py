@@ -290,9 +290,10 @@ class Thorax:
         """Tubes that push the lungs aside, and by how much more than their radius."""
         c, f = self.heart_centre, self.heart_factor
         # fat about the roots of the great vessels
-        root = smooth_tube([c + np.array([-14, 8, 16]) * f, [0, 8, -8]], [27 * f, 22 * self.patient.size], step_mm=60)
-        vessels = [(self.aorta, 2.5), (self.appendage, 2.5), *((t, 2.0) for t in self.pulmonary), (self.veins[0], 2.5), (self.veins[3], 2.0)]
-        return [(root, 0.0), *vessels] + [(t, 2.0) for t in self.airway]
+        ends = [c + np.array([-14, 8, 16]) * f, [0, 8, -8]]
+        fat = smooth_tube(ends, [27 * f, 22 * self.patient.size], step_mm=60)  # about the roots of the great vessels
+        close = [(self.aorta, 2.5), (self.appendage, 2.5), (self.veins[0], 2.5), (self.veins[3], 2.0)]
+        return [(fat, 0.0), *close, *((t, 2.0) for t in (*self.pulmonary, *self.airway))]
 
     # --- trees of the lungs
 
