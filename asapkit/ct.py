@@ -357,7 +357,10 @@ def fit_affine(
 
 
 def save(volume: Volume, path: Path | str) -> None:
-    """Write NIfTI (`.nii` or `.nii.gz`) whole or not at all: the same volume gives the same bytes."""
+    """Write NIfTI (`.nii` or `.nii.gz`) whole or not at all: the same volume gives the same bytes.
+
+    Raises: Refused, naming the file, when it cannot be written.
+    """
     import nibabel
     from isal import igzip
 
@@ -371,5 +374,7 @@ def save(volume: Volume, path: Path | str) -> None:
     try:
         part.write_bytes(igzip.compress(data, 2, mtime=0) if path.suffix == ".gz" else data)
         os.replace(part, path)
+    except OSError as error:
+        raise Refused(f"{path}: cannot be written ({error.strerror or error}); free some disk space and run again") from error
     finally:
         part.unlink(missing_ok=True)

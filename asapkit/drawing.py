@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from asapkit.types import Refused
+
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7.5,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.titlelocation": "left", "axes.titlepad": 6,
@@ -143,7 +145,8 @@ def legend_inches(caption: str, entries: int, *, width: float = 10.0) -> float:
 def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -> Path:
     """Writes out/<name>.png (at most 400 kB) and out/<name>.csv, the numbers drawn. Same figure, same bytes. Returns the picture's path.
 
-    `name` begins with the notebook's number: "31_effective_rank". Raises: ValueError if no resolution down to 70 dpi fits.
+    `name` begins with the notebook's number: "31_effective_rank".
+    Raises: ValueError if no resolution down to 70 dpi fits, Refused when there is no room.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,10 +160,21 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -
             break
     else:
         raise ValueError(f"{name}: the picture is larger than {LIMIT // 1000} kB even at 70 dpi; draw fewer panels")
-    path = folder / f"{name}.png"
-    path.write_bytes(data)
-    numbers.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    return path
+    table = numbers.to_csv(None, index=False, float_format="%.6g", lineterminator="\n").encode()
+    for ending, content in ((".png", data), (".csv", table)):
+        _write_whole(folder / (name + ending), content)
+    return folder / f"{name}.png"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Raises: Refused, naming the file, when there is no room; nothing half written stays behind."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Refused(f"{path}: cannot be written ({error.strerror or error}); free some disk space and run again") from error
 
 
 def _png(figure: Figure, *, dpi: int, greys: int = 0) -> bytes:

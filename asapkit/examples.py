@@ -125,10 +125,20 @@ def reconstruct(method, store: Store, id: str) -> dict:
     }  # fmt: skip
 
 
-def matched(method, hu: np.ndarray, sentences: list[str], *, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+def scanned(shape: tuple[int, int, int], contract: Contract, patch: tuple[int, int, int]) -> np.ndarray:
+    """Which patches (N,) of the crop lie for at least half in a scan of `shape` voxels: the rest is padding, mirror images of the scan."""
+    from asapkit import ct
+    from asapkit.batch import patch_means
+
+    return patch_means(ct.fit(np.ones(shape, np.float32), contract.crop, fit=contract.fit, pad=0.0), patch) >= 0.5
+
+
+def matched(
+    method, hu: np.ndarray, sentences: list[str], *, contract: Contract, shape: tuple[int, int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Similarity (S, N) of sentences with every patch of a crop `hu` (X, Y, Z), nothing hidden, and K (S,), the patches that each selects.
 
-    NaN where a patch is air around the body: no evidence can lie there.
+    NaN where a patch is air around the body, and, given the whole scan's `shape`, where it is padding: no evidence can lie there.
     """
     import torch
 
@@ -139,6 +149,8 @@ def matched(method, hu: np.ndarray, sentences: list[str], *, contract: Contract)
         similarity, k = method.match(method.aligned(torch.from_numpy(scaled)[None, None])[0], sentences)
     similarity = similarity.float().numpy().copy()
     similarity[:, patch_means(scaled, method.encoder.patch) <= AIR] = np.nan
+    if shape is not None:
+        similarity[:, ~scanned(shape, contract, method.encoder.patch)] = np.nan
     return similarity, k.numpy()
 
 
@@ -147,7 +159,7 @@ def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]
     said = sentences_of(store, id)
     said = said[said["polarity"] == "positive"]
     truth = store.cropped(id, "truth")[0] if store.truth(id) is not None else None
-    similarity, k = matched(method, store.cropped(id)[0], said["sentence"].tolist(), contract=store.contract)
+    similarity, k = matched(method, store.cropped(id)[0], said["sentence"].tolist(), contract=store.contract, shape=store.layer(id, "ct").shape)
     rows = []
     for n, row in enumerate(said.itertuples()):
         inside = None if truth is None else (truth & np.uint32(row.bits)) != 0

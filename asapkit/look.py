@@ -41,9 +41,9 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     contract, grid = method.encoder.contract, method.encoder.grid
     volume = ct.read(Path(scan))
     patch = tuple(c // g for c, g in zip(contract.crop, grid, strict=True))
-    seen, scanned = field_of_view(volume, contract, patch=patch)
-    similarities, budgets = examples.matched(method, seen.array, [sentence], contract=contract)
-    similarity, k = np.where(scanned, similarities[0], np.nan), int(budgets[0])
+    seen, shape = field_of_view(volume, contract)
+    similarities, budgets = examples.matched(method, seen.array, [sentence], contract=contract, shape=shape)
+    similarity, k = similarities[0], int(budgets[0])
     top = top_table(similarity, k, grid=grid, patch=patch, affine=seen.affine)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,18 +53,15 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     return Look(picture, target, top, volume.warnings)
 
 
-def field_of_view(volume: Volume, contract: Contract, *, patch: tuple[int, int, int]) -> tuple[Volume, np.ndarray]:
+def field_of_view(volume: Volume, contract: Contract) -> tuple[Volume, tuple[int, int, int]]:
     """The voxels (X, Y, Z) = contract.crop that the network is given, int16 HU, with their affine: the centre of the scan.
 
-    Also which patches (N,) lie in the scan for at least half: the rest is padding, mirror images in which nothing can be found.
+    Also the shape of the whole scan at the contract's spacing.
     """
-    from asapkit.batch import patch_means
-
     whole = ct.to_contract(volume, contract)
-    shape, crop, how = whole.array.shape, contract.crop, contract.fit
-    real = ct.fit(np.ones(shape, np.float32), crop, fit=how, pad=0.0)
-    seen = whole.with_array(ct.fit(whole.array, crop, fit=how), ct.fit_affine(whole.affine, shape, crop, fit=how))
-    return seen, patch_means(real, patch) >= 0.5
+    shape = whole.array.shape
+    affine = ct.fit_affine(whole.affine, shape, contract.crop, fit=contract.fit)
+    return whole.with_array(ct.fit(whole.array, contract.crop, fit=contract.fit), affine), shape
 
 
 def top_table(similarity: np.ndarray, k: int, *, grid: tuple[int, int, int], patch: tuple[int, int, int], affine: np.ndarray) -> pd.DataFrame:

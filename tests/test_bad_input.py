@@ -241,3 +241,11 @@ def test_bytes_that_do_not_fit_stop_training_in_one_line_and_keep_the_last_check
     assert main([str(word) for word in (*first, "--steps", 1, "--resume")]) == 0
     assert json.loads((tmp_path / "run" / "method.json").read_text())["recipe"] == "mae"
     checkpoint.load_encoder(tmp_path / "run")
+
+
+def test_bytes_that_do_not_fit_leave_no_half_picture(run, dataset, tmp_path):
+    done = limited(20_000, "look", dataset / "good_1.nii.gz", "--run", run, "--sentence", "A nodule.", tmp_path / "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("asapkit: ")]
+    assert "look.png" in line and "free some disk space" in line
+    assert not [path for path in (tmp_path / "out").glob("*") if path.is_file()]

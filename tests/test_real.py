@@ -270,3 +270,91 @@ def test_the_doctor_names_the_wrong_origin_and_the_wrong_body_part(table):
     assert {f.id for f in found if f.code == "chest"} == {"abdomen", "abdomen_top"}
     assert {f.id for f in found if f.code == "copy"} <= {"cip_nrrd", "cip_dicom"}
     assert not [f for f in found if f.level == "error" and f.id.startswith("cip")]
+
+
+# ------------------------------------------------------------------------------------------- two steps at the paper's size
+
+
+@pytest.fixture(scope="module")
+def trained(preprocessed):
+    """Two steps of ASAP, ViT-B on 224 x 224 x 112 voxels, one volume each, on the CPU; gigabytes that are not left behind."""
+    made = preprocessed[1].root
+    run = made.parent / "run"
+    ran = command("pretrain", made, run, "--recipe", "asap", "--scale", "base", "--steps", 2, "--set", "batch_size=1")
+    print(f"\npretrain, 2 steps at base: {ran.seconds:.0f} s, {ran.peak_gb:.1f} GB at most")
+    assert ran.code == 0, ran.err[-3000:]
+    (run / "state.pt").unlink()
+    yield ran, run
+    shutil.rmtree(run)
+
+
+@pytest.fixture(scope="module")
+def pictures(trained, preprocessed, root) -> dict:
+    """Features, colours and a sentence's map of the contrast scan by the method just trained, drawn."""
+    from asapkit import analysis, checkpoint, examples, features, figures
+
+    run, made, id = trained[1], preprocessed[1], "ts_chest_cta"
+    method = checkpoint.load_method(run)
+    found = features.extract(method.encoder, made, ids=[id], tokens=True, progress=False)
+    colours, shares = analysis.pca_maps([found.tokens[0]], [found.in_body[0]], method.encoder.grid)
+    volume, _ = made.cropped(id)
+    similarity, k = examples.matched(method, volume, [SENTENCE], contract=made.contract, shape=made.layer(id, "ct").shape)
+    how = {"spacing_mm": made.contract.spacing_mm, "patch": BASE.patch, "caption": "Untrained: two steps. The reports are of other patients."}
+    drawn = {
+        "pca": (figures.pca_maps(volume, {"ASAP, untrained": colours[0]}, **how), pd.DataFrame({"share": shares})),
+        "sentence": (figures.sentence_map(volume, similarity[0], sentence=SENTENCE, k=int(k[0]), **how), pd.DataFrame({"similarity": similarity[0]})),
+    }  # fmt: skip
+    out = root / "build" / "real"  # git ignores it; a person may want to look
+    paths = {name: figures.save(figure, f"real_{name}", numbers, out=out) for name, (figure, numbers) in drawn.items()}
+    return {"method": method, "features": found, "shares": shares, "similarity": similarity[0], "k": int(k[0]), "paths": paths}
+
+
+def test_two_steps_on_real_chests_have_finite_losses_and_fit_a_laptop(trained):
+    ran, run = trained
+    history = pd.read_csv(run / "history.csv")
+    assert len(history) == 2 and np.isfinite(history.to_numpy()).all() and (history["grad_norm"] > 0).all()
+    assert {"reconstruct", "organs", "align", "words"} <= set(history)
+    assert ran.peak_gb < 8
+    assert Config.load(run / "config.json") == Config.at("base", batch_size=1, steps=2)
+
+
+def test_features_and_colours_of_a_real_chest(pictures):
+    found, method = pictures["features"], pictures["method"]
+    assert method.encoder.grid == (14, 14, 14) and found.tokens.shape == (1, 2744, 768) and found.pooled.shape == (1, 768)
+    assert np.isfinite(found.pooled).all() and found.pooled.std() > 0.01
+    assert 0.3 < found.in_body.mean() < 0.95
+    assert (pictures["shares"] > 0.01).all() and pictures["shares"].sum() < 1
+
+
+def test_pictures_of_a_real_chest_are_drawn_and_small(pictures):
+    for path in pictures["paths"].values():
+        assert path.read_bytes()[:4] == b"\x89PNG" and 20_000 < path.stat().st_size <= 400_000
+        assert path.with_suffix(".csv").exists()
+
+
+def test_a_sentence_has_a_map_over_the_body_in_the_scan_only(pictures, preprocessed):
+    from asapkit import examples
+
+    similarity, made = pictures["similarity"], preprocessed[1]
+    there = pictures["features"].in_body[0] & examples.scanned(made.layer("ts_chest_cta", "ct").shape, BASE.contract, BASE.patch)
+    assert 0.4 < there.mean() < 0.8
+    np.testing.assert_array_equal(np.isfinite(similarity), there)
+    assert -1 <= np.nanmin(similarity) < np.nanmax(similarity) <= 1
+    assert pictures["k"] in [k * BASE.patches // BASE.visible for k in BASE.top_k], "the method chooses among three budgets"
+
+
+def test_look_maps_a_sentence_on_the_scans_own_grid(trained, volumes, tmp_path):
+    scan = volumes / "ts_chest_cta/example_ct.nii.gz"
+    ran = command("look", scan, "--run", trained[1], "--sentence", SENTENCE, tmp_path / "look")
+    assert ran.code == 0, ran.err[-2000:]
+    original, written = nibabel.load(scan), nibabel.load(tmp_path / "look/similarity.nii.gz")
+    assert written.shape == original.shape == (233, 167, 191) and nibabel.aff2axcodes(written.affine) == ("L", "P", "S")
+    np.testing.assert_allclose(written.affine, original.affine, atol=1e-4)
+    top, field = pd.read_csv(tmp_path / "look/look.csv"), np.asanyarray(written.dataobj)
+    index = np.rint((np.c_[top[["x_mm", "y_mm", "z_mm"]], np.ones(len(top))] @ np.linalg.inv(original.affine).T)[:, :3]).astype(int)
+    assert (index >= 0).all() and (index < original.shape).all(), "no patch lies in the mirror images around the scan"
+    np.testing.assert_allclose(field[tuple(index.T)], top["similarity"], atol=2e-4)
+    assert np.nanmax(field) == pytest.approx(top["similarity"][0], abs=2e-4)
+    air = np.asanyarray(original.dataobj)[np.isnan(field)]
+    assert np.median(air) < -900, "what has no value is air, or lies beyond the field of view"
+    assert (tmp_path / "look/look.png").stat().st_size > 20_000
