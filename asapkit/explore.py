@@ -98,7 +98,7 @@ def sentence_view(method, store, id: str, *, sentence: str, window: str = "lung"
         raise ValueError("this method aligns no sentences; load a run of asap or another recipe with `match`")
     contract, (hu, _) = method.encoder.contract, store.cropped(id)
     patch = tuple(c // g for c, g in zip(contract.crop, method.encoder.grid, strict=True))
-    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract)
+    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract, shape=store.layer(id, "ct").shape)
     truth = _stated(store, id, sentence)
     told = {"spacing_mm": contract.spacing_mm, "patch": patch, "window": window, "caption": caption}
     return figures.sentence_map(hu, similarity, sentence=sentence, k=int(k), truth=truth, note=id, **told)

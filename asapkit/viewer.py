@@ -157,7 +157,7 @@ def found(store, id: str, *, run: str | Path, sentence: str) -> list[Layer]:
     if contract.hash != store.contract.hash:
         raise Refused(f"{run} was trained under contract {contract.hash}, the store follows {store.contract.hash}; use the store of the same scale")
     hu, affine = store.cropped(id)
-    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract)
+    (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract, shape=store.layer(id, "ct").shape)
     patch = tuple(c // g for c, g in zip(contract.crop, encoder.grid, strict=True))
     return sentence_layers(similarity, affine, grid=tuple(encoder.grid), patch=patch, k=k, sentence=sentence)
 
