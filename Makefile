@@ -35,9 +35,9 @@ check: setup  ## ruff, format, fast tests: under two minutes
 lab: setup  ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-figures: setup  ## the only writer of the committed figures/ (scale small)
-	$(BIN)/asapkit run $(NOTEBOOKS) --out build/figures --set scale=small
-	mkdir -p figures && cp build/figures/[0-9][0-9]_*.png build/figures/[0-9][0-9]_*.csv figures/
+figures: setup  ## the only writer of the committed figures/ (scale small, the demo's store and runs)
+	$(BIN)/asapkit demo --out demo
+	mkdir -p figures && cp demo/figures/[0-9][0-9]_*.png demo/figures/[0-9][0-9]_*.csv figures/
 
 notebooks: setup  ## every notebook, executed, as HTML in build/
 	$(BIN)/asapkit run $(NOTEBOOKS) --out build --set scale=small

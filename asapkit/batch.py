@@ -71,7 +71,7 @@ class Items(torch.utils.data.Dataset):
 def encode(findings: str, impression: str, text_encoder: str, max_tokens: int) -> dict:
     """[CLS] + tokens of each findings sentence with its index, without [SEP] as released; and [CLS] findings impression [SEP]."""
     words = tokenizer(text_encoder)
-    tokens, sentence, meanings, named = [words.cls_token_id], [-1], [], []
+    tokens, sentence, meanings, named, positive = [words.cls_token_id], [-1], [], [], []
     for text in reports.split(findings):
         ids = sentence_ids(text, text_encoder)
         if not ids or len(tokens) + len(ids) > max_tokens:
@@ -79,12 +79,13 @@ def encode(findings: str, impression: str, text_encoder: str, max_tokens: int) -
         tokens += ids
         sentence += [len(meanings)] * len(ids)
         meanings.append(reports.meaning(text))
+        positive.append(reports.polarity(text) == "positive")
         organs_named = reports.organs_named(text)
         named.append([not organs_named or organ in organs_named for organ in ORGANS])
     whole = words(reports.join(findings, impression), truncation=True, max_length=max_tokens)["input_ids"]
     return {
         "findings_tokens": np.array(tokens), "findings_sentence": np.array(sentence), "meanings": meanings,
-        "sentence_organs": np.array(named, bool).reshape(-1, len(ORGANS)), "report_tokens": np.array(whole),
+        "positive": np.array(positive, bool), "sentence_organs": np.array(named, bool).reshape(-1, len(ORGANS)), "report_tokens": np.array(whole),
         "report_special": np.isin(whole, (words.cls_token_id, words.sep_token_id)),
     }  # fmt: skip
 
@@ -111,6 +112,7 @@ def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
         findings_sentence=sentence.masked_fill(sentence >= count, -1),
         sentence_real=pad([np.ones(len(m), bool) for m in meanings], length=count),
         sentence_meaning=pad(meanings, fill=-1, length=count),
+        sentence_positive=pad([item["positive"] for item in items], length=count),
         sentence_organs=pad([item["sentence_organs"] for item in items], length=count),
         report_tokens=report,
         report_real=pad([np.ones(len(item["report_tokens"]), bool) for item in items]),

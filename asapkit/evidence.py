@@ -24,13 +24,13 @@ from asapkit.types import Refused
 
 log = logging.getLogger(__name__)
 
-LOCAL = {"align_over": "batch", "align_from": "stem", "organ_gate": True, "encode": "sentence"}
+LOCAL = {"align_over": "batch", "align_from": "stem", "align_only": "positive", "organ_gate": True, "encode": "sentence"}
 """What the pilot taught (contrast over images, patch-local features, organ gate): `asap`. Without it, the paper's alignment: `asap_paper`."""
 
 METHODS: dict[str, tuple[str, dict]] = {
     "supervised": ("supervised", {}),
-    "asap": ("asap", LOCAL | {"text_memory": True, "restore": 4}),
-    "asap_paper": ("asap", {"text_memory": True, "restore": 4}),
+    "asap": ("asap", LOCAL | {"text_memory": True, "restore": 2}),
+    "asap_paper": ("asap", {"text_memory": True, "restore": 2}),
     "mae": ("mae", {}),
 }
 """Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first."""
@@ -43,7 +43,7 @@ class Plan:
     scale: str = "small"
     volumes: int = 320
     seed: int = 0
-    steps: int = 60
+    steps: int = 100
     seeds: int = 5  # of the probes
     workers: int = 2
     methods: tuple[str, ...] = tuple(METHODS)

@@ -172,6 +172,7 @@ def batches(items: Items, ids: list[str], config: Config, *, start: int, acceler
     loader = torch.utils.data.DataLoader(
         items, batch_sampler=keys, collate_fn=partial(collate, max_sentences=config.max_sentences), num_workers=loaders,
         persistent_workers=loaders > 0, multiprocessing_context="forkserver" if loaders else None,
+        generator=torch.Generator().manual_seed(config.seed),  # its own: a draw from the global one would shift dropout after a resume
     )  # fmt: skip
     stream = iter(loader)
     while True:

@@ -101,6 +101,7 @@ class Batch:
     findings_sentence: Int[Tensor, "B T"]  # sentence index of a token, -1 none (CLS, SEP, padding)
     sentence_real: Bool[Tensor, "B S"]
     sentence_meaning: Int[Tensor, "B S"]  # sentences with the same number say the same; -1 padding
+    sentence_positive: Bool[Tensor, "B S"]  # states that something is there (not a denial, a doubt or normal anatomy)
     sentence_organs: Bool[Tensor, "B S O"]  # organs that the sentence may speak of (all True where it names none)
     report_tokens: Int[Tensor, "B R"]
     report_real: Bool[Tensor, "B R"]

@@ -180,7 +180,10 @@ class Encoder(nn.Module):
         visible: Int[Tensor, "B V"] | None = None,
     ) -> list[Tensor]:
         """Class and patch tokens before the first block and after each block: depth + 1 tensors (B, 1 + V, D)."""
-        x = self.stem_tokens(image, visible)
+        return self.deepen(self.stem_tokens(image, visible))
+
+    def deepen(self, x: Float[Tensor, "B V D"]) -> list[Tensor]:
+        """Stem tokens through the blocks: what `layers` gives."""
         states = [torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)]
         for block in self.blocks:
             states.append(block(states[-1]))

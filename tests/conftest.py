@@ -49,3 +49,17 @@ def shared(request) -> Path:
 def root() -> Path:
     """The repository's root folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def toy_store(tmp_path_factory) -> Path:
+    """Path of a store of twelve phantom volumes at scale toy, made once per test process. Read it, do not write it."""
+    from asapkit import store
+    from asapkit.config import Config
+    from asapkit.datasets import ct_rate
+    from asapkit.phantom import cohort
+
+    place = tmp_path_factory.mktemp("toy")
+    data = cohort.make(place / "phantom", volumes=12, seed=0, scale="toy", workers=1, progress=False)
+    store.write(ct_rate.scans(data), place / "store", config=Config.at("toy"), progress=False)
+    return place / "store"

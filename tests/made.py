@@ -31,6 +31,7 @@ def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: in
         findings_sentence=torch.where(order == 0, -1, (order - 1) // 5),
         sentence_real=torch.ones(volumes, sentences, dtype=torch.bool),
         sentence_meaning=torch.arange(volumes * sentences).reshape(volumes, sentences) + 100 * seed,
+        sentence_positive=torch.ones(volumes, sentences, dtype=torch.bool),
         sentence_organs=torch.rand(volumes, sentences, len(ORGANS), generator=g) > 0.5,
         report_tokens=whole,
         report_real=torch.ones(volumes, report, dtype=torch.bool),

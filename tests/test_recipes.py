@@ -32,6 +32,7 @@ ASAP = [
     {}, {"align_over": "batch"}, {"align_over": "batch", "align_from": "stem", "organ_gate": True, "encode": "sentence"}, {"align_from": "early"},
     {"selector": "soft_topk"}, {"fusion": "paper"}, {"organ_groups": "grouped"}, {"organ_targets": "one_hot"}, {"organ_layer": -1},
     {"fidelity": "official"}, {"restore": 1, "align_over": "batch"},
+    {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
 ]  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def test_padding_of_a_neighbour_never_changes_a_loss(options):
         report_order=torch.nn.functional.pad(batch.report_order, (0, 9), value=2.0),
         sentence_real=torch.nn.functional.pad(batch.sentence_real, (0, 3)),
         sentence_meaning=torch.nn.functional.pad(batch.sentence_meaning, (0, 3), value=-1),
+        sentence_positive=torch.nn.functional.pad(batch.sentence_positive, (0, 3)),
         sentence_organs=torch.nn.functional.pad(batch.sentence_organs, (0, 0, 0, 3)),
     )
     for name, value in method(batch).items():

@@ -39,7 +39,7 @@ class Method(nn.Module):
 
     aki, ssa, slf, gf: the four parts of Table VIII.   align_over: report (the paper) | batch (contrast over images).
     align_from: last | early | stem, the patch features that are aligned.   organ_gate: only patches of the organs that a sentence names.
-    align_only: all | positive, which sentences are aligned (batch.sentence_positive).   encode: report | sentence.
+    align_only: all | positive, which sentences are aligned.   encode: report | sentence.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
     restore: volumes per batch whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
     text_memory: keep the text features of sentences seen before.   switches: any of the keys of `CORRECT`.
@@ -49,21 +49,21 @@ class Method(nn.Module):
 
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
-        slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", organ_gate: bool = False, encode: str = "report",
-        fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
+        slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_only: str = "all",
+        organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
         organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = choose(fidelity, switches)
         for name, value, known in (
             ("align_over", align_over, ("report", "batch")), ("align_from", align_from, ("last", "early", "stem")),
-            ("encode", encode, ("report", "sentence")), ("organ_targets", organ_targets, ("soft", "one_hot")),
+            ("align_only", align_only, ("all", "positive")), ("encode", encode, ("report", "sentence")), ("organ_targets", organ_targets, ("soft", "one_hot")),
             ("organ_groups", organ_groups, ("nine", "grouped")),
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
         self.config, self.aki, self.ssa, self.slf = config, aki, ssa, slf
-        self.align_over, self.align_from, self.organ_gate, self.encode = align_over, align_from, organ_gate, encode
+        self.align_over, self.align_from, self.align_only, self.organ_gate, self.encode = align_over, align_from, align_only, organ_gate, encode
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
         self.organ_targets, self.organ_groups, self.restore = organ_targets, organ_groups, restore or None
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
@@ -93,7 +93,9 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         config = self.config
         visible = self.visible(batch)
-        states = self.encoder.layers(batch.image, visible)
+        stem = self.encoder.stem_tokens(batch.image, visible)
+        deep = self.restore if self.align_from == "stem" else None  # what nobody aligns needs no depth
+        states = self.encoder.deepen(stem[:deep])
         latent = self.encoder.norm(states[-1])
         some = batch[: self.restore]
         predicted, decoded = self.decoder(latent[: self.restore], visible[: self.restore])
@@ -102,7 +104,7 @@ class Method(nn.Module):
         losses = {"reconstruct": objectives.reconstruction(predicted, target, hidden, on=self.switches["reconstruct_on"])}
         losses["organs"] = self.organ_loss(decoded[self.organ_layer], some) if self.aki else predicted.new_zeros(())
 
-        patches = self.align_image(self.local(states, latent))
+        patches = self.align_image(stem if self.align_from == "stem" else self.local(states, latent))
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
         mixture = self.selector(sentence)
         gate = self.gate(batch, visible)
@@ -118,9 +120,13 @@ class Method(nn.Module):
         some = batch[: self.restore]
         counts = {"reconstruct": torch.tensor(float(len(some))), "organs": some.has_organs.sum(), "words": self.counted_words(some).sum()}
         if self.align_over == "report":
-            real = batch.sentence_real
+            real = self.stated(batch)
             counts["align"] = real.sum() if self.switches["align_mean"] == "batch" else real.any(1).sum()
         return counts
+
+    def stated(self, batch: Batch) -> Bool[Tensor, "B S"]:
+        """Sentences that are aligned."""
+        return batch.sentence_real & batch.sentence_positive if self.align_only == "positive" else batch.sentence_real
 
     def visible(self, batch: Batch) -> Int[Tensor, "B V"]:
         last = ~batch.in_body if self.config.hide_air_first else None
@@ -156,7 +162,7 @@ class Method(nn.Module):
         return self.selector.weights(similarity, mixture, allowed=allowed)
 
     def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, *, mixture: Tensor, weights: Tensor, gate) -> Tensor:
-        real = batch.sentence_real
+        real = self.stated(batch)
         if self.align_over == "report":
             loss = objectives.align_in_report(
                 sentence, weights @ patches.float(), real, meaning=batch.sentence_meaning, temperature=self.temperature,
