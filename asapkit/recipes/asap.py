@@ -50,15 +50,15 @@ class Method(nn.Module):
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
         slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_only: str = "all",
-        organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
-        organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
+        organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05,
+        organ_layer: int = 1, organ_targets: str = "soft", organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = choose(fidelity, switches)
         for name, value, known in (
             ("align_over", align_over, ("report", "batch")), ("align_from", align_from, ("last", "early", "stem")),
-            ("align_only", align_only, ("all", "positive")), ("encode", encode, ("report", "sentence")), ("organ_targets", organ_targets, ("soft", "one_hot")),
-            ("organ_groups", organ_groups, ("nine", "grouped")),
+            ("align_only", align_only, ("all", "positive")), ("encode", encode, ("report", "sentence")),
+            ("organ_targets", organ_targets, ("soft", "one_hot")), ("organ_groups", organ_groups, ("nine", "grouped")),
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
