@@ -51,7 +51,8 @@ class Method(nn.Module):
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
         slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_only: str = "all",
         organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05,
-        organ_layer: int = 1, organ_targets: str = "soft", organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
+        organ_layer: int = 1, organ_targets: str = "soft", organ_groups: str = "nine", dropout: float = 0.1,
+        text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = choose(fidelity, switches)
