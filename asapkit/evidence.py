@@ -28,7 +28,7 @@ LOCAL = {"align_over": "batch", "align_from": "stem", "align_only": "positive", 
 """What the pilot taught (contrast over images, patch-local features, organ gate): `asap`. Without it, the paper's alignment: `asap_paper`."""
 
 METHODS: dict[str, tuple[str, dict]] = {
-    "supervised": ("supervised", {}),
+    "supervised": ("supervised", {"see": 0.6}),
     "asap": ("asap", LOCAL | {"text_memory": True, "restore": 2}),
     "asap_paper": ("asap", {"text_memory": True, "restore": 2}),
     "mae": ("mae", {}),
@@ -43,7 +43,7 @@ class Plan:
     scale: str = "small"
     volumes: int = 320
     seed: int = 0
-    steps: int = 100
+    steps: int = 60
     seeds: int = 5  # of the probes
     workers: int = 2
     methods: tuple[str, ...] = tuple(METHODS)

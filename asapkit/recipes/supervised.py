@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.masking import visible_patches
 from asapkit.types import FINDINGS, Batch, Losses
 from asapkit.vit3d import Encoder
 
@@ -17,17 +18,21 @@ WEIGHTS = {"labels": 1.0}
 
 
 class Method(nn.Module):
-    """One linear layer on the mean and the maximum of the patch tokens inside the body."""
+    """One linear layer on the mean and the maximum of the patch tokens inside the body.
 
-    def __init__(self, config: Config):
+    see: share of the patches that a training step computes; air around the body is left out first, then patches at random.
+    """
+
+    def __init__(self, config: Config, *, see: float = 1.0):
         super().__init__()
-        self.config = config
+        self.config, self.see = config, round(see * config.patches)
         self.encoder = Encoder(config)
         self.head = nn.Linear(2 * config.width, len(FINDINGS))
 
     def forward(self, batch: Batch) -> Losses:
-        tokens = self.encoder.tokens(batch.image)
-        body = batch.in_body.unsqueeze(-1)
+        seen = visible_patches(batch.patch_order, visible=self.see, last=~batch.in_body)
+        tokens = self.encoder(batch.image, seen)[:, 1:]
+        body = batch.in_body.gather(1, seen).unsqueeze(-1)
         mean = (tokens * body).sum(1) / body.sum(1).clamp(min=1)
         best = tokens.masked_fill(~body, float("-inf")).amax(1).nan_to_num(neginf=0.0)
         return {"labels": objectives.labels_bce(self.head(torch.cat([mean, best], dim=-1)), batch.labels)}
