@@ -49,7 +49,7 @@ class Plan:
     methods: tuple[str, ...] = tuple(METHODS)
 
     def config(self, **changes) -> Config:
-        return Config.at(self.scale, steps=self.steps, **changes)
+        return Config.at(self.scale, **({"steps": self.steps} | changes))
 
 
 PLANS = {
