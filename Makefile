@@ -5,6 +5,8 @@ TEST_ARGS ?= -n 2 --dist loadfile
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
+# files are UTF-8 whatever the locale says
+export PYTHONUTF8 := 1
 .PHONY: help setup demo test check lab figures notebooks evidence bench clean
 .DEFAULT_GOAL := help
 

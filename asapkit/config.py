@@ -53,7 +53,7 @@ class Config:
     decoder_depth: int = 4
     decoder_heads: int = 16
     stem: str = "linear"  # linear (the paper) | windows (a small convolutional stem on three HU windows beside the linear embedding)
-    position_scale: float = 1.0  # factor on the sin-cos code
+    position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
     text_encoder: str = "minilm"  # minilm (packaged) | a Hugging Face folder or hub name, e.g. microsoft/BiomedVLP-CXR-BERT-specialized
     align_width: int = 768
     word_width: int = 768

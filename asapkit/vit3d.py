@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         self.pred = nn.Linear(config.decoder_width, int(torch.tensor(config.patch).prod()))
         self.register_buffer(
             "positions",
-            sincos_positions(config.grid, config.decoder_width) * config.position_scale,
+            sincos_positions(config.grid, config.decoder_width),
             persistent=False,
         )
         self.apply(initialise)

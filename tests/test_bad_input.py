@@ -216,7 +216,7 @@ def limited(limit: int, *arguments: object) -> subprocess.CompletedProcess:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     words = [sys.executable, "-m", "asapkit", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, preexec_fn=lower)
+    return subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False, preexec_fn=lower)
 
 
 def test_bytes_that_do_not_fit_stop_preprocessing_in_one_line_and_keep_what_is_finished(dataset, made, tmp_path):

@@ -124,7 +124,7 @@ def test_labels_that_are_none_and_rows_that_contradict_each_other_are_given_with
 
 
 def test_real_metadata_rows_give_spacing_and_intercept(shared, tmp_path):
-    rows = list(csv.DictReader((shared / "data/text/ct_rate_val_metadata_300.csv").open()))[:40]
+    rows = list(csv.DictReader((shared / "data/text/ct_rate_val_metadata_300.csv").open(encoding="utf-8")))[:40]
     table(tmp_path / "validation_metadata.csv", rows)
     table(tmp_path / "validation_reports.csv", [{"VolumeName": r["VolumeName"], "Findings_EN": "x", "Impressions_EN": ""} for r in rows])
     for row in rows:

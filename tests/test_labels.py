@@ -44,7 +44,7 @@ def test_agreement_counts():
 
 def test_silver_labels_agree_with_those_of_real_reports(shared):
     """The rules were tuned on these reports, so this guards against regressions; it is no estimate for new ones."""
-    with open(shared / "data/text/ctclip_reports_200.csv") as file:
+    with open(shared / "data/text/ctclip_reports_200.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     parts = [reports.sections(row["report_text"]) for row in rows]
     silver = [silver_labels(part["findings"], part["impression"]) for part in parts]
@@ -55,7 +55,7 @@ def test_silver_labels_agree_with_those_of_real_reports(shared):
 
 def test_organs_named_agree_with_the_anatomy_that_real_sentences_are_filed_under(shared):
     """Sentences filed under one lobe or organ name it at least nine times in ten (some only go on from the sentence before)."""
-    with open(shared / "data/text/radgenome_150/train_region_report.csv") as file:
+    with open(shared / "data/text/radgenome_150/train_region_report.csv", encoding="utf-8") as file:
         rows = [(row["Anatomy"].rsplit("/", 1)[-1], reports.split(row["Sentence"])) for row in csv.DictReader(file)]
     names = {f"{side} lung {level} lobe": f"lung_{level}_lobe_{side}" for side in ("left", "right") for level in ("upper", "lower")}
     for anatomy, organ in (names | {"heart": "heart", "esophagus": "esophagus", "aorta": "aorta"}).items():

@@ -270,7 +270,7 @@ def test_no_real_sentence_was_copied(shared, written, sampled):
     real: set[str] = set()
     for file in ("ctclip_reports_200.csv", "radgenome_150/train_region_report.csv"):
         real |= {_plain(s) for line in (text / file).open(encoding="utf-8") for s in split(line)}
-    for report in json.loads((text / "ctrg_300.json").read_text()):
+    for report in json.loads((text / "ctrg_300.json").read_text(encoding="utf-8")):
         real |= {_plain(s) for s in split(report["report"]) + split(report["result"])}
     every = [report for _, _, report in written] + [report for _, report in sampled]
     ours = {_plain(s.text) for report in every for s in (*report.findings, *report.impression)}

@@ -157,7 +157,7 @@ def test_a_run_executes_exports_and_records(notebook, tmp_path):
     (result,) = workflow.run([notebook], settings={"lr": "1e-3", "top_k": "4,5"}, out=tmp_path / "out")
     assert result.status == "done", result.error
     assert (tmp_path / "out" / "ran.txt").read_text() == "(0.001, [4, 5])", "`out` of the notebook is the run's folder"
-    assert "A question?" in (tmp_path / "out" / "10_ask.html").read_text()
+    assert "A question?" in (tmp_path / "out" / "10_ask.html").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").glob("*.part"))
 
 
