@@ -1,0 +1,73 @@
+"""The whole job at scale toy: cohort to summary, resumable, one folder one experiment."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from asapkit import evidence, examples, store
+from asapkit.types import Refused
+
+PLAN = replace(evidence.PLANS["toy"], seeds=1, workers=1)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("experiment")
+    return out, evidence.experiment(out, plan=PLAN)
+
+
+@pytest.mark.slow
+def test_the_summary_has_the_asked_form(done):
+    out, result = done
+    assert json.loads((out / "summary.json").read_text()) == result
+    assert set(result["probe_macro_auroc"]) == {"asap", "asap_paper", "mae", "random", "supervised"}
+    assert all(set(v) >= {"value", "low", "high"} for v in result["probe_macro_auroc"].values())
+    assert set(result["difference"]) == {"asap-random", "asap-mae"}
+    for key in ("grounding", "grounding_paper"):
+        assert set(result[key]) >= {"hit", "chance", "other_patient", "organ_only", "location_prior", "auroc"}
+        assert 0 <= result[key]["hit"] <= 1
+    assert {"encoder", "share", "finding", "auroc"} <= set(pd.read_csv(out / "scores.csv"))
+    table = evidence.closing_table(result, [], out)
+    assert "asap-random" in table and "location prior" in table
+
+
+@pytest.mark.slow
+def test_a_second_run_takes_what_is_there_and_another_plan_is_refused(done):
+    out, result = done
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("weights.safetensors")}
+    assert evidence.experiment(out, plan=PLAN) == result
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("weights.safetensors")} and len(before) == 4
+    with pytest.raises(Refused, match="holds an experiment with other settings"):
+        evidence.experiment(out, plan=replace(PLAN, steps=5))
+
+
+@pytest.mark.slow
+def test_examples_are_held_out_and_show_what_they_say(done):
+    held = store.open(done[0] / "store")
+    id = examples.example(held)
+    assert held.table.at[id, "split"] == "valid" and id in examples.held_out(held)
+    said = examples.sentences_of(held, id)
+    assert (said["bits"] != 0).any()
+    raw = examples.original(held, id)
+    assert -1100 < raw.array.min() < -900, "in HU: slope and intercept of the table were applied"
+    with pytest.raises(Refused, match="nobody"):
+        examples.example(held, id="nobody")
+
+
+@pytest.mark.slow
+def test_a_restored_volume_keeps_its_visible_patches(done):
+    import torch
+
+    from asapkit import checkpoint
+    from asapkit.vit3d import patchify
+
+    held = store.open(done[0] / "store")
+    method = checkpoint.load_method(done[0] / "runs" / "mae")
+    seen = examples.reconstruct(method, held, examples.example(held))
+    patches = [patchify(torch.from_numpy(seen[k].astype("float32"))[None, None], method.config.patch)[0] for k in ("volume", "restored")]
+    visible = torch.from_numpy(~seen["hidden"])
+    assert torch.allclose(patches[0][visible], patches[1][visible], atol=0.1)
+    assert seen["error_hidden"] > 0 and seen["error_mean"] > 0
+    assert examples.reconstruct(checkpoint.load_method(done[0] / "runs" / "supervised"), held, seen["id"]) == {}
