@@ -29,7 +29,7 @@ demo: setup  ## the whole job on the phantom: demo/ with notebooks as HTML, figu
 test: setup  ## the whole test suite (TEST_ARGS="-k store" passes through)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-check: setup  ## ruff, format, fast tests: under two minutes
+check: setup  ## ruff, format, fast tests: about two minutes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "not slow"

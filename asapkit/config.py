@@ -1,6 +1,6 @@
 """One flat frozen `Config`, one dial `scale`; any field overridden by name; saved beside the weights and read back.
 
-Source: ASAP (arXiv 2606.00602) section 4 for the values at `base`; `small` was set by measurement on the phantom (LOG.md).
+Source: ASAP (arXiv 2606.00602) section 4 for the values at `base`; `small` follows a pilot on a CPU and is not tuned yet (LOG.md).
 """
 
 from __future__ import annotations
