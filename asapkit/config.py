@@ -52,7 +52,8 @@ class Config:
     decoder_width: int = 768
     decoder_depth: int = 4
     decoder_heads: int = 16
-    stem: str = "linear"  # linear (the paper) | windows (a small convolutional stem on three HU windows beside the linear embedding)
+    stem: str = "linear"  # linear (the paper) | statistics (a small network on each patch's HU histogram beside the linear embedding)
+    residual_init: float = 1.0  # factor on the encoder's residual branches at the start; below 1 a shallow budget keeps what the stem says
     position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
     text_encoder: str = "minilm"  # minilm (packaged) | a Hugging Face folder or hub name, e.g. microsoft/BiomedVLP-CXR-BERT-specialized
     align_width: int = 768
@@ -135,8 +136,8 @@ SCALES: dict[str, dict] = {
     "small": dict(
         spacing_mm=(3.5, 3.5, 7.0), crop=(96, 72, 40), patch=(8, 8, 4), width=96, depth=4, heads=4,
         decoder_width=64, decoder_depth=2, decoder_heads=4, align_width=96, word_width=96, word_depth=2, word_heads=4,
-        stem="windows", position_scale=0.2, max_tokens=320, hide=0.7, hide_air_first=True, top_k=(2, 4, 8),
-        batch_size=16, steps=200, lr=1e-3,
+        stem="statistics", residual_init=0.1, position_scale=0.2, max_tokens=320, hide=0.7, hide_air_first=True, top_k=(2, 4, 8),
+        batch_size=16, steps=200, lr=3e-3,
     ),
     "base": dict(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), patch=(16, 16, 8), batch_size=14, steps=100_000),
 }  # fmt: skip

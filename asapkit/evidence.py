@@ -24,11 +24,14 @@ from asapkit.types import Refused
 
 log = logging.getLogger(__name__)
 
-LOCAL = {"align_over": "batch", "align_from": "stem", "align_only": "positive", "organ_gate": True, "encode": "sentence"}
-"""What the pilot taught (contrast over images, patch-local features, organ gate): `asap`. Without it, the paper's alignment: `asap_paper`."""
+LOCAL = {
+    "align_over": "batch", "align_from": "stem", "align_on": "all", "align_only": "positive", "organ_gate": True, "encode": "sentence",
+}  # fmt: skip
+"""What grounds on the phantom (contrast over images, patch-local features of every patch, organ gate): `asap`. Without it, the paper's alignment:
+`asap_paper`."""
 
 METHODS: dict[str, tuple[str, dict]] = {
-    "supervised": ("supervised", {"see": 0.6}),
+    "supervised": ("supervised", {}),
     "asap": ("asap", LOCAL | {"text_memory": True, "restore": 2}),
     "asap_paper": ("asap", {"text_memory": True, "restore": 2}),
     "mae": ("mae", {}),

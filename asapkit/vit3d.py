@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asapkit.config import Config
-
-WINDOWS_HU = ((-1000.0, -200.0), (-150.0, 250.0), (150.0, 1000.0))
-"""Lung, soft tissue and bone: the three views of the `windows` stem."""
+from asapkit.stem import StatisticsStem
 
 
 def patchify(image: Float[Tensor, "B 1 X Y Z"], patch: tuple[int, int, int]) -> Float[Tensor, "B N P"]:
@@ -97,32 +95,11 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
-
-class WindowStem(nn.Module):
-    """Patch-local convolutional features on three HU windows, mean- and max-pooled over the patch: small lesions stay visible in it.
-
-    Sees one patch at a time, so a hidden voxel cannot reach a visible patch.
-    """
-
-    def __init__(self, config: Config):
-        super().__init__()
-        low, high = config.window_hu
-        bounds = torch.tensor(WINDOWS_HU).sub(low).div(high - low).mul(2).sub(1)  # in network units
-        self.register_buffer("bounds", bounds, persistent=False)
-        self.patch = config.patch
-        self.conv1 = nn.Conv3d(3, 16, 3, stride=(2, 2, 1), padding=1)
-        self.conv2 = nn.Conv3d(16, 32, 3, stride=2, padding=1)
-        self.proj = nn.Linear(64, config.width)
-
-    def forward(self, patches: Float[Tensor, "B V P"]) -> Float[Tensor, "B V D"]:
-        low, high = (
-            self.bounds[:, 0].view(3, 1, 1, 1),
-            self.bounds[:, 1].view(3, 1, 1, 1),
-        )
-        voxels = patches.reshape(-1, 1, *self.patch)
-        windows = ((voxels - low) / (high - low)).clamp(0, 1) * 2 - 1
-        x = F.gelu(self.conv2(F.gelu(self.conv1(windows)))).flatten(2)
-        return self.proj(torch.cat([x.mean(2), x.amax(2)], dim=1)).unflatten(0, patches.shape[:2])
+    @torch.no_grad()
+    def soften(self, factor: float) -> None:
+        """Scales what both branches add: a small factor lets a deep network start close to the identity and keep what the patches say."""
+        self.attn.proj.weight.mul_(factor)
+        self.mlp.fc2.weight.mul_(factor)
 
 
 class Encoder(nn.Module):
@@ -141,7 +118,7 @@ class Encoder(nn.Module):
             config.contract,
         )
         self.embed = nn.Linear(int(torch.tensor(config.patch).prod()), config.width)
-        self.stem = WindowStem(config) if config.stem == "windows" else None
+        self.stem = StatisticsStem(patch=config.patch, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -152,6 +129,8 @@ class Encoder(nn.Module):
         )
         self.apply(initialise)
         nn.init.normal_(self.cls_token, std=0.02)
+        for block in self.blocks:
+            block.soften(config.residual_init)
 
     def stem_tokens(
         self,

@@ -18,7 +18,7 @@ def store():
     return MemoryStore()
 
 
-def test_pooling_is_the_mean_over_body_patches_counted_by_hand(store):
+def test_pooling_is_mean_and_maximum_over_body_patches_counted_by_hand(store):
     found = extract(Bright(), store, tokens=True, batch_size=5, progress=False)
     assert found.ids == tuple(store.ids)
     for n, id in enumerate(found.ids[:4]):
@@ -26,7 +26,7 @@ def test_pooling_is_the_mean_over_body_patches_counted_by_hand(store):
         kept = [i for i, mean in enumerate(patch_means(image, CONFIG.patch)) if mean > AIR]
         assert 0 < len(kept) < CONFIG.patches
         tokens = Bright().tokens(torch.from_numpy(image)[None, None])[0].detach().numpy()
-        np.testing.assert_allclose(found.pooled[n], tokens[kept].mean(0), rtol=1e-5)
+        np.testing.assert_allclose(found.pooled[n], np.r_[tokens[kept].mean(0), tokens[kept].max(0)], rtol=1e-5)
         np.testing.assert_allclose(found.tokens[n], tokens, atol=2e-3)
         assert found.in_body[n].sum() == len(kept)
 

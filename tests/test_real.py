@@ -320,7 +320,7 @@ def test_two_steps_on_real_chests_have_finite_losses_and_fit_a_laptop(trained):
 
 def test_features_and_colours_of_a_real_chest(pictures):
     found, method = pictures["features"], pictures["method"]
-    assert method.encoder.grid == (14, 14, 14) and found.tokens.shape == (1, 2744, 768) and found.pooled.shape == (1, 768)
+    assert method.encoder.grid == (14, 14, 14) and found.tokens.shape == (1, 2744, 768) and found.pooled.shape == (1, 2 * 768)
     assert np.isfinite(found.pooled).all() and found.pooled.std() > 0.01
     assert 0.3 < found.in_body.mean() < 0.95
     assert (pictures["shares"] > 0.01).all() and pictures["shares"].sum() < 1

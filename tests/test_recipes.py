@@ -33,6 +33,7 @@ ASAP = [
     {"selector": "soft_topk"}, {"fusion": "paper"}, {"organ_groups": "grouped"}, {"organ_targets": "one_hot"}, {"organ_layer": -1},
     {"fidelity": "official"}, {"restore": 1, "align_over": "batch"},
     {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
+    {"restore": 2, "align_over": "batch", "align_from": "stem", "align_on": "all", "organ_gate": True}, {"align_from": "stem", "align_on": "all"},
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def test_positions_by_their_formula_and_all_distinct():
     assert len({tuple(row.tolist()) for row in code}) == 24
 
 
-@pytest.mark.parametrize("stem", ["linear", "windows"])
+@pytest.mark.parametrize("stem", ["linear", "statistics"])
 def test_hidden_voxels_never_reach_visible_features(stem):
     config = Config.at("toy", stem=stem)
     batch = made_batch(config)
@@ -47,7 +47,19 @@ def test_hidden_voxels_never_reach_visible_features(stem):
     assert torch.equal(reached, ~hidden_patches(visible, config.patches))
 
 
-@pytest.mark.parametrize("stem", ["linear", "windows"])
+@pytest.mark.parametrize("stem", ["linear", "statistics"])
+def test_other_values_in_hidden_patches_change_no_visible_feature(stem):
+    config = Config.at("toy", stem=stem)
+    batch = made_batch(config)
+    encoder = Encoder(config).eval()
+    visible = visible_patches(batch.patch_order, visible=config.visible)
+    hidden = hidden_patches(visible, config.patches).unsqueeze(-1)
+    patches = patchify(batch.image, config.patch)
+    other = unpatchify(torch.where(hidden, -patches, patches), config.grid, config.patch)
+    assert torch.equal(encoder(batch.image, visible), encoder(other, visible))
+
+
+@pytest.mark.parametrize("stem", ["linear", "statistics"])
 def test_the_visible_subset_is_the_whole_when_everything_is_visible(stem):
     config = Config.at("toy", stem=stem)
     batch = made_batch(config)

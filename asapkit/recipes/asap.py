@@ -38,7 +38,8 @@ class Method(nn.Module):
     """ASAP and its ablations.
 
     aki, ssa, slf, gf: the four parts of Table VIII.   align_over: report (the paper) | batch (contrast over images).
-    align_from: last | early | stem, the patch features that are aligned.   organ_gate: only patches of the organs that a sentence names.
+    align_from: last | early | stem, the patch features that are aligned.   align_on: visible (the paper) | all, the patches that a sentence may
+    select (all needs the stem: what restores an image never sees its hidden patches).   organ_gate: only patches of the organs that it names.
     align_only: all | positive, which sentences are aligned.   encode: report | sentence.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
     restore: volumes per batch whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
@@ -49,7 +50,7 @@ class Method(nn.Module):
 
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
-        slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_only: str = "all",
+        slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_on: str = "visible", align_only: str = "all",
         organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05,
         organ_layer: int = 1, organ_targets: str = "soft", organ_groups: str = "nine", dropout: float = 0.1,
         text_memory: bool = False, restore: int = 0, **switches,
@@ -58,12 +59,15 @@ class Method(nn.Module):
         self.switches = choose(fidelity, switches)
         for name, value, known in (
             ("align_over", align_over, ("report", "batch")), ("align_from", align_from, ("last", "early", "stem")),
+            ("align_on", align_on, ("visible", "all")),
             ("align_only", align_only, ("all", "positive")), ("encode", encode, ("report", "sentence")),
             ("organ_targets", organ_targets, ("soft", "one_hot")), ("organ_groups", organ_groups, ("nine", "grouped")),
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
-        self.config, self.aki, self.ssa, self.slf = config, aki, ssa, slf
+        if align_on == "all" and align_from != "stem":
+            raise ValueError(f"align_on 'all' needs align_from 'stem': hidden patches have no feature from {align_from!r}")
+        self.config, self.aki, self.ssa, self.slf, self.align_on = config, aki, ssa, slf, align_on
         self.align_over, self.align_from, self.align_only, self.organ_gate, self.encode = align_over, align_from, align_only, organ_gate, encode
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
         self.organ_targets, self.organ_groups, self.restore = organ_targets, organ_groups, restore or None
@@ -92,15 +96,15 @@ class Method(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Losses:
-        config = self.config
+        config, whole = self.config, self.align_on == "all"
         visible = self.visible(batch)
-        stem = self.encoder.stem_tokens(batch.image, visible)
+        stem = self.encoder.stem_tokens(batch.image, None if whole else visible)
         deep = self.restore if self.align_from == "stem" else None  # what nobody aligns needs no depth
-        states = self.encoder.deepen(stem[:deep])
+        states = self.encoder.deepen(take(stem[:deep], visible[:deep]) if whole else stem[:deep])
         latent = self.encoder.norm(states[-1])
-        some = batch[: self.restore]
-        predicted, decoded = self.decoder(latent[: self.restore], visible[: self.restore])
-        hidden = hidden_patches(visible[: self.restore], config.patches)
+        some, seen = batch[: self.restore], visible[: self.restore]
+        predicted, decoded = self.decoder(latent[: self.restore], seen)
+        hidden = hidden_patches(seen, config.patches)
         target = patchify(some.image, config.patch)
         losses = {"reconstruct": objectives.reconstruction(predicted, target, hidden, on=self.switches["reconstruct_on"])}
         losses["organs"] = self.organ_loss(decoded[self.organ_layer], some) if self.aki else predicted.new_zeros(())
@@ -108,12 +112,11 @@ class Method(nn.Module):
         patches = self.align_image(stem if self.align_from == "stem" else self.local(states, latent))
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
         mixture = self.selector(sentence)
-        gate = self.gate(batch, visible)
-        weights = self.select(sentence, patches, mixture=mixture, gate=gate)
-        losses["align"] = (
-            self.align_loss(batch, sentence, patches, mixture=mixture, weights=weights, gate=gate) if self.ssa else predicted.new_zeros(())
-        )
-        losses["words"] = self.word_loss(some, latent[: self.restore], patches[: self.restore], weights=weights[: self.restore])
+        gate = self.gate(batch, None if whole else visible)
+        losses["align"] = self.align_loss(batch, sentence, patches, mixture=mixture, gate=gate) if self.ssa else predicted.new_zeros(())
+        guide = take(patches[: self.restore], seen) if whole else patches[: self.restore]
+        weights = self.select(sentence[: self.restore], guide, mixture=mixture[: self.restore], gate=self.gate(some, seen))
+        losses["words"] = self.word_loss(some, latent[: self.restore], guide, weights=weights)
         return losses
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -147,11 +150,11 @@ class Method(nn.Module):
         features = sentence_features(self.align_text(self.text(rows, row_real)), row_index, 1)
         return features.reshape(len(tokens), count, -1)
 
-    def gate(self, batch: Batch, visible: Int[Tensor, "B V"]) -> tuple[Bool[Tensor, "B V O"], Bool[Tensor, "B S O"]] | None:
-        """Which organs each visible patch touches, and which each sentence names; None without the organ gate."""
+    def gate(self, batch: Batch, visible: Int[Tensor, "B V"] | None) -> tuple[Bool[Tensor, "B V O"], Bool[Tensor, "B S O"]] | None:
+        """Which organs each visible patch (every patch, for None) touches, and which each sentence names; None without the organ gate."""
         if not self.organ_gate:
             return None
-        touched = take(batch.organs, visible) > 0
+        touched = (batch.organs if visible is None else take(batch.organs, visible)) > 0
         return touched | ~batch.has_organs[:, None, None], batch.sentence_organs
 
     def select(self, sentence: Float[Tensor, "B S E"], patches: Float[Tensor, "B V E"], *, mixture: Tensor, gate) -> Float[Tensor, "B S V"]:
@@ -162,9 +165,10 @@ class Method(nn.Module):
         allowed = None if gate is None else gate[1].float() @ gate[0].float().mT > 0
         return self.selector.weights(similarity, mixture, allowed=allowed)
 
-    def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, *, mixture: Tensor, weights: Tensor, gate) -> Tensor:
+    def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, *, mixture: Tensor, gate) -> Tensor:
         real = self.stated(batch)
         if self.align_over == "report":
+            weights = self.select(sentence, patches, mixture=mixture, gate=gate)
             loss = objectives.align_in_report(
                 sentence, weights @ patches.float(), real, meaning=batch.sentence_meaning, temperature=self.temperature,
                 pad_columns=self.switches["pad_columns"], mean=self.switches["align_mean"],
