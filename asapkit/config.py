@@ -1,6 +1,7 @@
 """One flat frozen `Config`, one dial `scale`; any field overridden by name; saved beside the weights and read back.
 
-Source: ASAP (arXiv 2606.00602) section 4 for the values at `base`; `small` follows a pilot on a CPU and is not tuned yet (LOG.md).
+Source: ASAP (arXiv 2606.00602) section 4 for the values at `base`; `small` was tuned on training patients of a phantom cohort on which no claim is
+measured (LOG.md).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ SCALES: dict[str, dict] = {
         spacing_mm=(3.5, 3.5, 7.0), crop=(96, 72, 40), patch=(8, 8, 4), width=96, depth=4, heads=4,
         decoder_width=64, decoder_depth=2, decoder_heads=4, align_width=96, word_width=96, word_depth=2, word_heads=4,
         stem="statistics", residual_init=0.1, position_scale=0.2, max_tokens=320, hide=0.7, hide_air_first=True, top_k=(2, 4, 8),
-        batch_size=16, steps=200, lr=3e-3,
+        batch_size=16, steps=200, lr=1.5e-3,
     ),
     "base": dict(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), patch=(16, 16, 8), batch_size=14, steps=100_000),
 }  # fmt: skip
