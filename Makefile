@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both make .venv first if it is not there.
 PYTHON ?= python3
 PIP_ARGS ?=
+SCANS ?=
 TEST_ARGS ?= -n 2 --dist loadfile
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -37,8 +38,9 @@ check: setup  ## ruff, format, fast tests: about two minutes
 lab: setup  ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-figures: setup  ## the only writer of the committed figures/ (scale small, the demo's store and runs)
+figures: setup  ## the only writer of the committed figures/ (scale small, the demo's store and runs; SCANS='["PATH = CREDIT"]': real scans beside them)
 	$(BIN)/asapkit demo --out demo
+	$(if $(SCANS),$(BIN)/asapkit run notebooks/01_look_at_scan.ipynb --out demo/real --set scale=small --set store=$(CURDIR)/demo/store --set out=$(CURDIR)/demo/figures --set 'scans=$(SCANS)')
 	mkdir -p figures && cp demo/figures/[0-9][0-9]_*.png demo/figures/[0-9][0-9]_*.csv figures/
 
 notebooks: setup  ## every notebook, executed, as HTML in build/

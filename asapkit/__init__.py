@@ -4,13 +4,11 @@
 """
 
 from importlib import import_module, metadata
+from pkgutil import iter_modules
 
 __version__ = "0.1.0"
 
-MODULES = (
-    "analysis", "batch", "checkpoint", "config", "ct", "datasets", "doctor", "evidence", "examples", "explore", "features", "figures", "language",
-    "masking", "metrics", "objectives", "organs", "phantom", "recipes", "reports", "store", "tasks", "train", "types", "viewer", "vit3d", "workflow",
-)  # fmt: skip
+MODULES = tuple(sorted(m.name for m in iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def __getattr__(name: str):

@@ -5,6 +5,7 @@ Volumes are (X, Y, Z) in RAS+ and HU, with their voxel size in mm. Charts of num
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,7 +96,6 @@ def scan_sheet(
 
 def _report(page: Picture, sentences: Sequence[str], colours: Mapping[int, str], *, left: float) -> None:
     """Report sentences down the right side, a coloured bar before each that states something visible; shortened where the page ends."""
-    import textwrap
 
     width, height = page.get_size_inches()
     y = height - 0.34
@@ -130,7 +130,9 @@ def gallery(items: Sequence[Mapping], *, views: Sequence[tuple[str, str]] = GALL
                 corner(ax, f"{plane}, {window} window")
         tiles[0, number].set_title(item["name"], pad=3)
         box = tiles[-1, number].get_position()
-        page.text(box.x0, box.y0 - 0.05 / height, item.get("credit", ""), fontsize=6.3, va="top", color=GREY, wrap=True)
+        letters = int(box.width * page.get_figwidth() * 72 / (0.52 * 6.3))
+        credit = textwrap.fill(item.get("credit", ""), letters)
+        page.text(box.x0, box.y0 - 0.05 / height, credit, fontsize=6.3, va="top", color=GREY)
     words(page, title=title, caption=caption)
     return page
 

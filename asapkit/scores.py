@@ -31,8 +31,9 @@ def evaluate(
     cache = None if out is None else Path(out) / "features"
     rows = []
     for store in found:
-        network = _encoder(encoder, store)
+        networks = {needs: _network(encoder, store, needs=needs) for needs in {module.NEEDS for module in modules.values()}}
         for name, module in modules.items():
+            network = networks[module.NEEDS]
             head = module.fit(network, store, device=device, cache=cache)
             records = module.score(network, head, store, device=device, cache=cache)
             for place, (column, value) in enumerate({"task": name, "dataset": store.root.name, "encoder": Path(encoder).name}.items()):
@@ -68,9 +69,14 @@ def _stores(data: Path) -> Iterator[Store]:
     yield from below or [stores.open(data)]
 
 
-def _encoder(encoder: str | Path, store: Store):
+def _network(encoder: str | Path, store: Store, *, needs: str):
+    """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained."""
     from asapkit import checkpoint
 
+    if needs == "method":
+        if str(encoder) == UNTRAINED or not Path(encoder).is_dir():
+            raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder")
+        return checkpoint.load_method(Path(encoder))
     if str(encoder) == UNTRAINED:
         contract = store.contract
         changes = {name: getattr(contract, name) for name in ("spacing_mm", "crop", "window_hu", "resampler", "fit")}

@@ -204,6 +204,7 @@ def test_the_environment_is_described_and_imports_stay_light():
 # -------------------------------------------------------------------------------------------------------------- real scans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHESTS)
 def test_real_chests_pass_and_the_same_turned_over_are_noticed(shared, name):
     volume = ct.read(shared / "data/volumes" / name)

@@ -137,8 +137,10 @@ def test_phantom_to_look_by_hand(tmp_path, capsys):
     assert main(["preprocess", data, store, "--scale", "toy", "--workers", "1"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 1, "the run is there"
-    assert main(["evaluate", run, store, "--tasks", "classify", "--out", str(tmp_path / "scores")]) == 0
-    assert "macro" in (tmp_path / "scores" / "scores.csv").read_text()
+    assert main(["evaluate", run, store, "--tasks", "classify", "ground", "--out", str(tmp_path / "scores")]) == 0
+    assert main(["evaluate", "random", store, "--tasks", "ground"]) == 1, "random weights match no sentences"
+    scores = (tmp_path / "scores" / "scores.csv").read_text()
+    assert "classify" in scores and "ground" in scores and "macro" in scores
     capsys.readouterr()
     scan = sorted((tmp_path / "data").rglob("train_*_1.nii.gz"))[0]
     assert main(["look", str(scan), "--run", run, "--sentence", "There is a nodule in the right upper lobe.", out]) == 0

@@ -232,6 +232,7 @@ def alive_in_session(session: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_midway_and_resumed_leaves_the_same_bytes_and_no_orphans(tmp_path, processes):
     scans = dataset(tmp_path / "d", 12)
@@ -453,11 +454,13 @@ def cluster():
         yield local
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_makes_the_same_bytes(cluster, made, scans, tmp_path):
     write(scans, tmp_path / "s", scheduler=cluster.scheduler_address)
     assert contents(tmp_path / "s") == contents(made.root)
 
 
+@pytest.mark.slow
 def test_relative_paths_reach_dask_workers_in_other_folders(cluster, scans, tmp_path, monkeypatch):
     monkeypatch.chdir(scans[0].path.parent)
     relative = replace(scans[0], path=Path("v0.nii.gz"), organs=Path("organs/v0.nii.gz"), truth=Path("truth/v0.nii.gz"))
@@ -465,11 +468,13 @@ def test_relative_paths_reach_dask_workers_in_other_folders(cluster, scans, tmp_
     assert report.refused == () and store.open(tmp_path / "s").table.at["v0", "path"] == "v0.nii.gz"
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_sees_no_store_is_named(cluster, tmp_path):
     with pytest.raises(Refused, match="does not see"):
         list(workers.each(dies_on_seven, [1], scheduler=cluster.scheduler_address, shared=tmp_path / "elsewhere"))
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_dies_costs_its_own_job_only(cluster):
     results = dict(workers.each(dies_on_seven, range(12), scheduler=cluster.scheduler_address))
     assert isinstance(results.pop(7), workers.Lost) and len(results) == 11

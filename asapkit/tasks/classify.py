@@ -23,6 +23,7 @@ from asapkit.features import Features, extract, training_rows
 from asapkit.store import Store
 from asapkit.types import FINDINGS, Refused
 
+NEEDS = "encoder"
 SHARES = {"toy": (0.5, 1.0), "small": (0.05, 0.25, 1.0), "base": (0.01, 0.1, 1.0)}
 PENALTIES = (0.003, 0.03, 0.3, 3.0)  # on half the squared weights, beside the mean log loss
 LEAST_POSITIVES = 5

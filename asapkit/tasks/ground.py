@@ -25,6 +25,7 @@ from asapkit.reports import organs_named
 from asapkit.store import Store
 from asapkit.types import FINDINGS, ORGANS, Refused
 
+NEEDS = "method"
 HIT = 0.1  # share of a patch's voxels in the truth that makes it a hit
 FOCAL = 0.05  # of the body patches
 MEASURES = ("hit", "auroc", "top_k_inside", "iou", "touch")
