@@ -108,6 +108,7 @@ def _model_commands(command) -> None:
         _argument("data", metavar="DATA", type=Path, help="a store, or a folder with one store per dataset"),
         _argument("--tasks", nargs="+", default=["classify"]), _argument("--out", type=Path, help="folder for scores.csv"),
     )  # fmt: skip
+    command(parity, "ASAP in official mode beside stored outputs of the released model", _argument("folder", metavar="DIR", type=Path))
     command(
         look, "where a method sees a sentence in a scan: PNG, map as NIfTI, list of patches", _argument("scan", metavar="SCAN", type=Path),
         _argument("--run", type=Path, required=True), _argument("--sentence", required=True), _argument("out", metavar="OUT", type=Path),
@@ -177,6 +178,14 @@ def evaluate(options) -> int:
     table = scores.evaluate(options.encoder, options.data, tasks=options.tasks, out=options.out)
     print(table.to_string(index=False))
     return GOOD
+
+
+def parity(options) -> int:
+    from asapkit import parity as library
+
+    rows = library.compare(options.folder)
+    print(library.report(rows))
+    return GOOD if all(row.good for row in rows) else UNUSABLE
 
 
 def look(options) -> int:

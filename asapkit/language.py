@@ -107,7 +107,7 @@ class Projection(nn.Module):
     def __init__(self, width: int, out: int):
         super().__init__()
         self.dense_to_hidden = nn.Linear(width, out)
-        self.norm = nn.LayerNorm(out)
+        self.norm = nn.LayerNorm(out, eps=1e-12)
         self.dense_to_output = nn.Linear(out, out)
 
     def forward(self, x: Tensor) -> Tensor:

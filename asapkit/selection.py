@@ -100,7 +100,7 @@ class Selector(nn.Module):
         if self.kind == "fixed":
             return sentence.new_ones(*sentence.shape[:-1], 1)
         if self.kind == "frozen":
-            z = (F.normalize(sentence, dim=-1) * math.sqrt(sentence.shape[-1])) @ self.projection
+            z = sentence @ self.projection + self.bias
             m = (len(self.top_k) * torch.sigmoid(z)).long().clamp(max=len(self.top_k) - 1)
             return F.one_hot(m, len(self.top_k)).to(sentence.dtype)
         if self.kind == "soft_topk":

@@ -25,10 +25,10 @@ DATA = {
 NETS = {"stem", "vit3d", "language", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
-TRAINING = {"train", "checkpoint", "features"}
+TRAINING = {"train", "checkpoint", "released", "features"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look", "examples"}
-RUNNING = {"scores", "parameters", "workflow", "evidence", "__main__"}
+RUNNING = {"parity", "scores", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),

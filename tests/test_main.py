@@ -11,7 +11,7 @@ import pytest
 import asapkit
 from asapkit.__main__ import main
 
-COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "look", "run", "view", "demo")
+COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "parity", "look", "run", "view", "demo")
 
 
 def said(capsys) -> str:
@@ -70,6 +70,7 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", "Nodule.", "out"], "absent"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", " ", "out"], "the sentence is empty"),
         (["evaluate", "absent", "."], ". is no store"),
+        (["parity", "nowhere"], "nowhere: lacks manifest.json"),
         (["evaluate", "absent", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "random", ".", "--tasks", "juggle"], "unknown task 'juggle'; there are"),
         (["view", "absent", "train_1_a_1", "--sentence", "Nodule."], "--sentence needs --run"),

@@ -76,7 +76,9 @@ class Method(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         organs = len(ORGAN_GROUPS) if organ_groups == "grouped" else len(ORGANS)
         self.organ_head = (
-            nn.Sequential(nn.Linear(config.decoder_width, organs), nn.LayerNorm(organs), nn.ReLU(), nn.Linear(organs, organs)) if aki else None
+            nn.Sequential(nn.Linear(config.decoder_width, organs), nn.LayerNorm(organs, eps=1e-6), nn.ReLU(), nn.Linear(organs, organs))
+            if aki
+            else None
         )
         words = tokenizer(config.text_encoder)
         self.text = TextEncoder(config.text_encoder, dropout=self.switches["text_dropout"], remember=text_memory)
@@ -211,9 +213,13 @@ class Method(nn.Module):
             return torch.ones_like(batch.report_real)
         return hidden_words(batch.report_order, batch.report_real, batch.report_special, share=self.config.hide_words)
 
-    def word_loss(self, batch: Batch, latent: Tensor, patches: Tensor, *, weights: Tensor) -> Tensor:
+    def masked_report(self, batch: Batch) -> Int[Tensor, "B R"]:
+        """The report's tokens with [MASK] where a word is hidden."""
         hidden = hidden_words(batch.report_order, batch.report_real, batch.report_special, share=self.config.hide_words)
-        text = self.word_text(self.text(batch.report_tokens.masked_fill(hidden, self.mask_id), batch.report_real, once=True))
+        return batch.report_tokens.masked_fill(hidden, self.mask_id)
+
+    def word_loss(self, batch: Batch, latent: Tensor, patches: Tensor, *, weights: Tensor) -> Tensor:
+        text = self.word_text(self.text(self.masked_report(batch), batch.report_real, once=True))
         keys = self.word_image(latent[:, 1:])
         global_image = keys.mean(1)
         if self.slf:
@@ -238,13 +244,15 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def match(self, aligned: Float[Tensor, "N E"], sentences: list[str]) -> tuple[Float[Tensor, "S N"], Int[Tensor, " S"]]:
-        """Cosine of each sentence with each patch of one image, and K, the sentence's budget times all / visible patches."""
+        """Cosine of each sentence with each patch of one image, and K: the sentence's budget, times all / visible patches if trained on those."""
         rows = tokenizer(self.config.text_encoder)(sentences, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt")
         tokens, real = rows["input_ids"].to(aligned.device), rows["attention_mask"].bool().to(aligned.device)
         special = (tokens == self.marks["cls"]) | (tokens == self.marks["sep"])
         index = torch.where(real & ~special, 0, -1)
         feature = sentence_features(self.align_text(self.text(tokens, real)), index, 1)[:, 0]
-        budget = self.selector.budget(self.selector(feature)) * self.config.patches / self.config.visible
+        budget = self.selector.budget(self.selector(feature))
+        if self.align_on == "visible":
+            budget = budget * self.config.patches / self.config.visible
         similarity = objectives.unit(feature) @ objectives.unit(aligned).mT
         return similarity, budget.round().long().clamp(1, self.config.patches)
 

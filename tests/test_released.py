@@ -1,0 +1,84 @@
+"""The released model's names: each has a place or a reason, and the whole model equals its stored outputs where those are at hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from asapkit import parity, released
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("blocks.3.attn.qkv.weight", ("encoder.blocks.3.attn.qkv.weight", None)),
+        ("patch_embed.proj.weight", ("encoder.embed.weight", None)),
+        ("decoder_blocks.1.mlp.fc2.bias", ("decoder.blocks.1.mlp.fc2.bias", None)),
+        ("bert_decoder.bert.encoder.layer.2.attention.self.key.bias", ("words.layers.layers.2.self_attn.in_proj_bias", "key")),
+        ("pos_embed", None),
+        ("bert_topk_mlp.weight", None),
+    ],
+)
+def test_names_have_a_place_or_a_reason(name, place):
+    assert released.place(name) == place
+    assert bool(released.why_dropped(name)) == (place is None)
+
+
+def test_a_foreign_name_is_refused():
+    with pytest.raises(ValueError, match="backbone.conv1.weight is no parameter"):
+        released.place("backbone.conv1.weight")
+
+
+def test_shapes_change_as_the_modules_do():
+    layer = "bert_decoder.bert.encoder.layer.0.attention.self."
+    thirds = {f"{layer}{third}.weight": torch.full((4, 4), float(n)) for n, third in enumerate(released.THIRDS)}
+    convolution = torch.arange(2 * 1 * 2 * 3 * 4.0).view(2, 1, 2, 3, 4)
+    ours = released.translate(
+        thirds | {"patch_embed.proj.weight": convolution, "regression_head.weight": torch.ones(1, 4), "pos_embed": torch.ones(1)}
+    )
+    joined = ours["words.layers.layers.0.self_attn.in_proj_weight"]
+    assert joined.shape == (12, 4) and [float(part.mean()) for part in joined.chunk(3)] == [0, 1, 2]
+    voxels = torch.rand(1, 1, 2, 3, 4)
+    assert torch.allclose(torch.nn.functional.conv3d(voxels, convolution).flatten(), ours["encoder.embed.weight"] @ voxels.flatten())
+    assert ours["selector.projection"].shape == (4,) and set(ours) == {
+        "words.layers.layers.0.self_attn.in_proj_weight",
+        "encoder.embed.weight",
+        "selector.projection",
+    }
+    with pytest.raises(ValueError, match="lack its query and value"):
+        released.translate({f"{layer}key.weight": torch.ones(4, 4)})
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    folder = shared / "golden"
+    if not (folder / "manifest.json").exists():
+        pytest.skip(f"no reference outputs in {folder}")
+    return folder
+
+
+def test_every_released_tensor_is_placed_once(golden):
+    names = [t["name"] for t in json.loads((golden / "manifest.json").read_text())["tensors"]]
+    places = [place for name in names if (place := released.place(name)) is not None]
+    assert len(set(places)) == len(places) > 350
+
+
+@pytest.mark.slow
+def test_official_mode_equals_the_released_model(golden):
+    rows = parity.compare(golden)
+    assert len(rows) > 400
+    assert [r for r in rows if not r.good] == []
+    assert "all equal" in parity.report(rows)
+
+
+@pytest.mark.slow
+def test_a_wrong_detail_is_noticed(golden, monkeypatch):
+    """Without the 0.2 of f_sim, the comparison must fail."""
+    from asapkit.recipes import asap
+
+    monkeypatch.setattr(asap.Method, "similarity_token", lambda self, batch, keys, patches, *, weights: (weights @ patches).mean(1, keepdim=True))
+    bad = {r.name for r in parity.compare(golden) if not r.good}
+    assert {"f_sim", "lowtie_f_sim", "fused_text_features", "mlm_logits_slice", "losses/words"} <= bad
+    assert "latent" not in bad and "losses/align" not in bad
