@@ -46,7 +46,7 @@ class Plan:
     scale: str = "small"
     volumes: int = 320
     seed: int = 0
-    steps: int = 100
+    steps: int = 120
     seeds: int = 5  # of the probes
     workers: int = 2
     methods: tuple[str, ...] = tuple(METHODS)
