@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+STEMS = ("linear", "statistics")
+
 
 @dataclass(frozen=True)
 class Contract:
@@ -97,6 +99,10 @@ class Config:
         config = cls(scale=scale, **values)
         if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
+        if config.stem not in STEMS:
+            raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
+        if config.stem == "statistics" and min(config.patch) < 2:
+            raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config
 
     @property

@@ -91,7 +91,7 @@ def pool(tokens: Float[torch.Tensor, "B N D"], in_body: Bool[torch.Tensor, "B N"
     body = in_body.unsqueeze(-1)
     mean = (tokens * body).sum(1) / body.sum(1).clamp(min=1)
     best = tokens.masked_fill(~body, float("-inf")).amax(1)
-    return torch.cat([mean, best.nan_to_num(neginf=0.0)], dim=1)
+    return torch.cat([mean, best.where(body.any(1), 0.0)], dim=1)
 
 
 def encode(encoder: torch.nn.Module, image: Float[torch.Tensor, "B 1 X Y Z"], layer: str | int) -> Float[torch.Tensor, "B N D"]:

@@ -125,7 +125,7 @@ def one_sentence_per_row(
 ) -> tuple[Int[Tensor, "L T2"], Bool[Tensor, "L T2"], Int[Tensor, "L T2"]]:
     """[CLS] sentence [SEP] rows, L = B x sentences, with what is real and the sentence index (0 on words, -1 on CLS, SEP and padding)."""
     rows = [tokens[b][sentence[b] == s] for b in range(len(tokens)) for s in range(sentences)]
-    length = max(map(len, rows)) + 2
+    length = max(map(len, rows), default=0) + 2
     out, index = tokens.new_zeros(len(rows), length), tokens.new_full((len(rows), length), -1)
     real = torch.zeros_like(out, dtype=torch.bool)
     for r, row in enumerate(rows):

@@ -1,7 +1,8 @@
 """Number-by-number comparison of ASAP in `official` mode with the outputs of the released implementation on generated weights.
 
 A folder holds manifest.json (names, shapes and the rule that generates every weight), inputs.npz, outputs.npz, encoder_only.npz and grads.json.
-Everything is computed through the functions that training uses; only what was drawn at random there is put in: noise, hidden words, ties.
+Everything is computed through the functions that training uses. Put in from outside are what the released run drew at random (noise, hidden words,
+padding hidden too, ties among padded slots) and that no sentence counts as another's duplicate. The number of heads is the released one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 from zlib import crc32
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from asapkit import objectives, released
 from asapkit.config import Config
+from asapkit.masking import hidden_patches, visible_patches
 from asapkit.recipes import asap
 from asapkit.types import FINDINGS, Batch, Refused
 from asapkit.vit3d import patchify, sincos_positions
@@ -47,11 +50,11 @@ def compare(folder: Path | str) -> list[Row]:
     folder = Path(folder)
     if missing := [n for n in ("manifest.json", "inputs.npz", "outputs.npz", "encoder_only.npz", "grads.json") if not (folder / n).exists()]:
         raise Refused(f"{folder}: lacks {', '.join(missing)}; give a folder of reference outputs")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    inputs, outputs, whole = (dict(np.load(folder / f"{name}.npz")) for name in ("inputs", "outputs", "encoder_only"))
+    manifest, norms = (read(folder / name) for name in ("manifest.json", "grads.json"))
+    inputs, outputs, whole = (read(folder / f"{name}.npz") for name in ("inputs", "outputs", "encoder_only"))
     method = build(manifest, inputs, outputs)
     rows = [*encoder_rows(method, inputs, whole)]
-    batch = make_batch(inputs, outputs)
+    batch = make_batch(inputs, outputs, patch=method.encoder.patch)
     visible = torch.from_numpy(outputs["ids_keep"]).long()
     method.visible = lambda _batch: visible  # in the released order
     method.masked_report = lambda _batch: torch.from_numpy(inputs["masked_ids"]).long()
@@ -60,8 +63,28 @@ def compare(folder: Path | str) -> list[Row]:
     chosen = stored_selection(outputs)
     method.select = lambda *_args, **_kwargs: chosen
     rows += loss_rows(method, batch, outputs["losses"])
-    rows += gradient_rows(method, batch, json.loads((folder / "grads.json").read_text()))
+    rows += gradient_rows(method, batch, norms)
     return rows
+
+
+class Arrays(dict):
+    """The arrays of a file by name. Raises: Refused, naming the file, for one that is not there."""
+
+    def __init__(self, values: Mapping, *, file: Path):
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, name: str):
+        raise Refused(f"{self.file}: lacks {name}")
+
+
+def read(file: Path) -> Arrays:
+    """A json object or npz file. Raises: Refused for a file that is damaged or of another kind."""
+    try:
+        values = json.loads(file.read_text()) if file.suffix == ".json" else dict(np.load(file))
+        return Arrays(values, file=file)
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
+        raise Refused(f"{file}: cannot be read as reference outputs ({error})") from error
 
 
 # --- the model and its input
@@ -125,11 +148,10 @@ def write_text_encoder(folder: Path, shapes: Mapping) -> None:
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}\n')
 
 
-def make_batch(inputs: Mapping, outputs: Mapping) -> Batch:
+def make_batch(inputs: Mapping, outputs: Mapping, *, patch: tuple[int, int, int]) -> Batch:
     """The stored inputs as a batch. Organ classes 0 to 8 become the nine shares that `organ_background` folds back into them."""
-    image, count = torch.from_numpy(inputs["image"].astype(np.float32)), torch.from_numpy(outputs["sentence_count"]).long()
+    image, count = torch.from_numpy(inputs["image"].astype(np.float32)), torch.from_numpy(inputs["sentence_mask_f"]).amax(1)
     n, patches = len(image), inputs["masking_noise"].shape[1]
-    patch = tuple(np.array(image.shape[2:]) // round(patches ** (1 / 3)))
     share = torch.stack([patchify(torch.from_numpy(inputs["organ_labels"] == c).float(), patch).mean(-1) for c in range(9)], dim=-1)
     organs = torch.cat([share[..., 1:7], torch.zeros_like(share[..., :1]), share[..., 7:]], dim=-1)
     sentence = torch.from_numpy(inputs["sentence_mask_f"]).long() - 1
@@ -169,6 +191,8 @@ def row(name: str, ours: Tensor | np.ndarray, stored: np.ndarray, *, allowed: fl
         return Row(f"{name} (shape {ours.shape} beside {stored.shape})", float("inf"), allowed)
     if np.issubdtype(stored.dtype, np.integer):
         return Row(name, float((ours != stored).mean()), 0.0)
+    if stored.size == 0:
+        return Row(name, 0.0, allowed)
     largest = np.abs(stored).max()
     return Row(name, float(np.abs(ours.astype(np.float64) - stored).max() / (largest if largest > 0 else 1.0)), allowed)
 
@@ -195,10 +219,10 @@ def forward_rows(method: asap.Method, batch: Batch, inputs: Mapping, outputs: Ma
     positions = sincos_positions(method.encoder.grid, method.config.width)
     yield row("pos_embed", torch.cat([torch.zeros_like(positions[:1]), positions])[None], outputs["pos_embed"])
     noise = torch.from_numpy(inputs["masking_noise"])
-    shuffled = noise.argsort(dim=1)
-    yield row("ids_keep", shuffled[:, : visible.shape[1]], outputs["ids_keep"])
-    yield row("ids_restore", shuffled.argsort(dim=1), outputs["ids_restore"])
-    yield row("mask", torch.ones_like(noise).scatter(1, visible, 0.0), outputs["mask"])
+    kept = visible_patches(noise, visible=visible.shape[1])
+    yield row("ids_keep (sorted)", kept, np.sort(outputs["ids_keep"], axis=1))
+    yield row("ids_restore", noise.argsort(dim=1).argsort(dim=1), outputs["ids_restore"])
+    yield row("mask", hidden_patches(kept, noise.shape[1]).float(), outputs["mask"])
 
     latent = method.encoder(batch.image, visible)
     predicted, decoded = method.decoder(latent, visible)
@@ -216,7 +240,7 @@ def forward_rows(method: asap.Method, batch: Batch, inputs: Mapping, outputs: Ma
     yield row("projected_image_features", patches, outputs["projected_image_features"])
     yield row("sentence_features", sentence, outputs["sentence_features"])
     yield from selection_rows(method, batch, outputs, sentence=sentence, patches=patches)
-    yield from word_rows(method, batch, inputs | outputs, masked=masked, latent=latent, patches=patches)
+    yield from word_rows(method, batch, Arrays(inputs | outputs, file=outputs.file), masked=masked, latent=latent, patches=patches)
 
 
 def selection_rows(method: asap.Method, batch: Batch, outputs: Mapping, *, sentence: Tensor, patches: Tensor) -> Iterator[Row]:
@@ -227,13 +251,13 @@ def selection_rows(method: asap.Method, batch: Batch, outputs: Mapping, *, sente
     yield row("k_logit", sentence @ method.selector.projection + method.selector.bias, outputs["k_logit"])
     yield row("k", method.selector.budget(mixture).round().long(), outputs["k"])
     yield row("similarity", similarity, outputs["similarity"])
-    real = batch.sentence_real
+    real = batch.sentence_real & torch.from_numpy(outputs["selection_gap"] > 1e-6)  # a tie is nobody's fault
     yield row("selected_visible (real sentences)", (weights > 0)[real].long(), members(outputs["selected_visible"], patches.shape[1])[real].numpy())
     grid = torch.zeros(*weights.shape[:2], method.config.patches).scatter(2, method.visible(batch)[:, None].expand_as(weights), weights)
     yield row("selected_grid (real sentences)", (grid > 0)[real].long(), members(outputs["selected_grid"], grid.shape[2])[real].numpy())
     ranked = similarity.sort(dim=-1, descending=True).values
     k = method.selector.budget(mixture).round().long().unsqueeze(-1)
-    gap = ranked.gather(-1, k - 1) - ranked.gather(-1, k)
+    gap = ranked.gather(-1, k - 1) - ranked.gather(-1, k.clamp(max=ranked.shape[-1] - 1))
     yield Row("selection_gap", float(np.abs(gap.squeeze(-1).double().numpy() - outputs["selection_gap"]).max()), FLOATS)
     for prefix, chosen in (("lowtie_", weights), ("", stored_selection(outputs))):
         evidence = chosen @ patches
@@ -262,7 +286,7 @@ def loss_rows(method: asap.Method, batch: Batch, stored: Float[np.ndarray, " 4"]
     """The four losses of a training step."""
     losses = method(batch)
     for name, value in zip(LOSS_NAMES, stored, strict=True):
-        yield Row(f"{prefix}losses/{name}", abs(float(losses[name]) - float(value)) / abs(float(value)), LOSSES)
+        yield Row(f"{prefix}losses/{name}", abs(float(losses[name]) - float(value)) / max(abs(float(value)), 1e-6), LOSSES)
 
 
 def gradient_rows(method: asap.Method, batch: Batch, norms: Mapping[str, float | None]) -> Iterator[Row]:

@@ -31,7 +31,7 @@ def evaluate(
     cache = None if out is None else Path(out) / "features"
     rows = []
     for store in found:
-        networks = {needs: _network(encoder, store, needs=needs) for needs in {module.NEEDS for module in modules.values()}}
+        networks = {needs: _network(encoder, store, needs=needs) for needs in dict.fromkeys(module.NEEDS for module in modules.values())}
         for name, module in modules.items():
             network = networks[module.NEEDS]
             head = module.fit(network, store, device=device, cache=cache)
@@ -73,6 +73,8 @@ def _network(encoder: str | Path, store: Store, *, needs: str):
     """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained."""
     from asapkit import checkpoint
 
+    if str(encoder) != UNTRAINED and not Path(encoder).exists():
+        raise Refused(f"{encoder}: no such run folder or weights file, and no known name ({UNTRAINED})")
     if needs == "method":
         if str(encoder) == UNTRAINED or not Path(encoder).is_dir():
             raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder")
@@ -81,6 +83,4 @@ def _network(encoder: str | Path, store: Store, *, needs: str):
         contract = store.contract
         changes = {name: getattr(contract, name) for name in ("spacing_mm", "crop", "window_hu", "resampler", "fit")}
         return checkpoint.random_encoder(Config.at(store.scale, **changes))
-    if not Path(encoder).exists():
-        raise Refused(f"{encoder}: no such run folder or weights file, and no known name ({UNTRAINED})")
     return checkpoint.load_encoder(encoder)

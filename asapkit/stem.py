@@ -38,15 +38,18 @@ SD = (
 
 
 class StatisticsStem(nn.Module):
-    """Standardised patch statistics -> Linear -> GELU -> Linear.  `MEAN` and `SD` play the part of ImageNet's channel means."""
+    """Standardised patch statistics -> Linear -> GELU -> Linear.  `MEAN` and `SD` play the part of ImageNet's channel means; weights keep them.
+
+    They were measured in the window -1000 to 1000 HU; another window moves the bins with it and leaves the steps, mean and spread in its own units.
+    """
 
     def __init__(self, *, patch: tuple[int, int, int], width: int, window_hu: tuple[float, float]):
         super().__init__()
         low, high = window_hu
         self.patch = patch
         self.register_buffer("edges", (torch.tensor(EDGES_HU) - low) * (2 / (high - low)) - 1, persistent=False)
-        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
-        self.register_buffer("sd", torch.tensor(SD), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN))
+        self.register_buffer("sd", torch.tensor(SD))
         self.fc1 = nn.Linear(len(NAMES), 64)
         self.fc2 = nn.Linear(64, width)
 

@@ -8,8 +8,10 @@ from made import made_batch
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.masking import hidden_patches
 from asapkit.recipes import asap
 from asapkit.train import recipe_module, recipes
+from asapkit.vit3d import patchify, unpatchify
 
 CONFIG = Config.at("toy")
 VOCABULARY = torch.arange(1996, 2600)
@@ -133,6 +135,26 @@ def test_match_gives_one_row_and_one_budget_per_sentence():
     assert similarity.shape == (2, CONFIG.patches) and similarity.abs().max() <= 1 + 1e-5
     scaled = {round(k * CONFIG.patches / CONFIG.visible) for k in CONFIG.top_k}
     assert set(k.tolist()) <= scaled
+
+
+def test_the_budget_of_a_map_is_that_of_training_where_every_patch_could_be_selected():
+    method = make("asap", align_from="stem", align_on="all").eval()
+    _, k = method.match(method.aligned(made_batch(CONFIG).image[:1])[0], ["A nodule in the left lung."])
+    assert set(k.tolist()) <= set(CONFIG.top_k)
+
+
+@pytest.mark.parametrize("options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}])
+def test_hidden_voxels_reach_no_restored_word_even_where_sentences_may_select_them(options):
+    method = make("asap", align_from="stem", align_on="all", **options).eval()
+    batch = made_batch(CONFIG)
+    hidden = hidden_patches(method.visible(batch), CONFIG.patches).unsqueeze(-1)
+    patches = patchify(batch.image, CONFIG.patch)
+    other = replace(batch, image=unpatchify(torch.where(hidden, -patches, patches), CONFIG.grid, CONFIG.patch))
+    one, two = method(batch), method(other)
+    assert torch.equal(one["words"], two["words"]) and torch.equal(one["organs"], two["organs"])
+    assert not torch.equal(one["reconstruct"], two["reconstruct"])
+    if method.ssa:
+        assert not torch.equal(one["align"], two["align"])
 
 
 def test_unknown_options_are_refused_with_the_known_ones():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from asapkit import parity, released
+from asapkit.types import Refused
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,18 @@ def test_every_released_tensor_is_placed_once(golden):
     names = [t["name"] for t in json.loads((golden / "manifest.json").read_text())["tensors"]]
     places = [place for name in names if (place := released.place(name)) is not None]
     assert len(set(places)) == len(places) > 350
+
+
+def test_damaged_reference_outputs_are_refused_by_file_and_name(tmp_path):
+    np.savez(tmp_path / "inputs.npz", image=np.zeros(3))
+    with pytest.raises(Refused, match=r"inputs.npz: lacks ids"):
+        parity.read(tmp_path / "inputs.npz")["ids"]
+    (tmp_path / "outputs.npz").write_bytes((tmp_path / "inputs.npz").read_bytes()[:40])
+    with pytest.raises(Refused, match=r"outputs.npz: cannot be read"):
+        parity.read(tmp_path / "outputs.npz")
+    (tmp_path / "manifest.json").write_text("[1]")
+    with pytest.raises(Refused, match=r"manifest.json: cannot be read"):
+        parity.read(tmp_path / "manifest.json")
 
 
 @pytest.mark.slow

@@ -239,6 +239,8 @@ class Method(nn.Module):
     @torch.no_grad()
     def aligned(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N E"]:
         """Every patch in the alignment space, nothing hidden."""
+        if self.align_from == "stem":
+            return self.align_image(self.encoder.stem_tokens(image))
         states = self.encoder.layers(image)
         return self.align_image(self.local(states, self.encoder.norm(states[-1])))
 
