@@ -172,6 +172,12 @@ class Encoder(nn.Module):
         """Patch tokens of the last block after the final norm, nothing hidden."""
         return self(image)[:, 1:]
 
+    def probed(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N P"]:
+        """What linear probes read, nothing hidden: the last layer's patch tokens, and beside them the stem's where there is one of statistics."""
+        states = self.layers(image)
+        last = self.norm(states[-1])[:, 1:]
+        return last if self.stem is None else torch.cat([last, states[0][:, 1:]], dim=-1)
+
     def attention_outputs(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N D"]]:
         """What each attention module adds to the patch tokens, after its projection and before the residual (for effective ranks)."""
         outputs: list[Tensor] = []
