@@ -231,6 +231,7 @@ def test_bytes_that_do_not_fit_stop_preprocessing_in_one_line_and_keep_what_is_f
     assert store.check(tmp_path / "s", progress=False) == [] and len(store.open(tmp_path / "s")) == 2
 
 
+@pytest.mark.slow
 def test_bytes_that_do_not_fit_stop_training_in_one_line_and_keep_the_last_checkpoint(made, tmp_path):
     first = ("pretrain", made, tmp_path / "run", "--recipe", "mae", "--scale", "toy", "--set", "batch_size=2")
     done = limited(100_000, *first, "--steps", 1)
@@ -243,6 +244,7 @@ def test_bytes_that_do_not_fit_stop_training_in_one_line_and_keep_the_last_check
     checkpoint.load_encoder(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_bytes_that_do_not_fit_leave_no_half_picture(run, dataset, tmp_path):
     done = limited(20_000, "look", dataset / "good_1.nii.gz", "--run", run, "--sentence", "A nodule.", tmp_path / "out")
     assert done.returncode == 1 and "Traceback" not in done.stderr

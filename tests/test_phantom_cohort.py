@@ -47,6 +47,7 @@ def test_same_seed_same_bytes_with_one_worker_and_with_two(made, tmp_path):
     assert hashes(other)["truth/sentences.csv"] != hashes(made)["truth/sentences.csv"]
 
 
+@pytest.mark.slow
 def test_a_finished_cohort_is_left_alone_and_a_damaged_one_is_mended(made):
     before = hashes(made)
     started = time.perf_counter()
@@ -57,6 +58,7 @@ def test_a_finished_cohort_is_left_alone_and_a_damaged_one_is_mended(made):
     assert hashes(made) == before
 
 
+@pytest.mark.slow
 def test_a_cohort_grows_and_its_first_patients_stay(made, tmp_path):
     small = cohort.make(tmp_path / "d", volumes=5, seed=SEED, scale="toy", progress=False)
     assert len(list(small.glob("*/*/*/*.nii.gz"))) == 5

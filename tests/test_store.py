@@ -422,6 +422,7 @@ def dies_on_seven(job: int) -> int:
     return job * job
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_job_only():
     results = dict(workers.each(dies_on_seven, range(20), workers=2))
     assert isinstance(results.pop(7), workers.Lost)
@@ -434,6 +435,7 @@ def dies_on_v1(job):
     return preprocess.process(job)
 
 
+@pytest.mark.slow
 def test_a_volume_that_kills_its_worker_is_refused_by_name(scans, tmp_path, monkeypatch):
     real = workers.each
     monkeypatch.setattr(workers, "each", lambda task, jobs, **options: real(dies_on_v1, jobs, **options))
