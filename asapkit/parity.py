@@ -53,16 +53,17 @@ def compare(folder: Path | str) -> list[Row]:
     manifest, norms = (read(folder / name) for name in ("manifest.json", "grads.json"))
     inputs, outputs, whole = (read(folder / f"{name}.npz") for name in ("inputs", "outputs", "encoder_only"))
     method = build(manifest, inputs, outputs)
-    rows = [*encoder_rows(method, inputs, whole)]
-    batch = make_batch(inputs, outputs, patch=method.encoder.patch)
-    visible = torch.from_numpy(outputs["ids_keep"]).long()
-    method.visible = lambda _batch: visible  # in the released order
-    method.masked_report = lambda _batch: torch.from_numpy(inputs["masked_ids"]).long()
-    rows += forward_rows(method, batch, inputs, outputs)
-    rows += loss_rows(method, batch, outputs["lowtie_losses"], prefix="lowtie_")
-    chosen = stored_selection(outputs)
-    method.select = lambda *_args, **_kwargs: chosen
-    rows += loss_rows(method, batch, outputs["losses"])
+    with torch.no_grad():
+        rows = [*encoder_rows(method, inputs, whole)]
+        batch = make_batch(inputs, outputs, patch=method.encoder.patch)
+        visible = torch.from_numpy(outputs["ids_keep"]).long()
+        method.visible = lambda _batch: visible  # in the released order
+        method.masked_report = lambda _batch: torch.from_numpy(inputs["masked_ids"]).long()
+        rows += forward_rows(method, batch, inputs, outputs)
+        rows += loss_rows(method, batch, outputs["lowtie_losses"], prefix="lowtie_")
+        chosen = stored_selection(outputs)
+        method.select = lambda *_args, **_kwargs: chosen
+        rows += loss_rows(method, batch, outputs["losses"])
     rows += gradient_rows(method, batch, norms)
     return rows
 
@@ -197,7 +198,6 @@ def row(name: str, ours: Tensor | np.ndarray, stored: np.ndarray, *, allowed: fl
     return Row(name, float(np.abs(ours.astype(np.float64) - stored).max() / (largest if largest > 0 else 1.0)), allowed)
 
 
-@torch.no_grad()
 def encoder_rows(method: asap.Method, inputs: Mapping, whole: Mapping) -> Iterator[Row]:
     """The encoder alone, nothing hidden; and the released segmentation encoder: no class token, positions of its own."""
     encoder, image = method.encoder, torch.from_numpy(inputs["image"].astype(np.float32))
@@ -212,7 +212,6 @@ def encoder_rows(method: asap.Method, inputs: Mapping, whole: Mapping) -> Iterat
                 yield row(f"encoder_only/{name}", state[..., : whole[name].shape[-1]], whole[name])
 
 
-@torch.no_grad()
 def forward_rows(method: asap.Method, batch: Batch, inputs: Mapping, outputs: Mapping) -> Iterator[Row]:
     """Encoder, AKI head, decoder, alignment with ties broken lowest index first, fusion and words with the stored selection."""
     visible = method.visible(batch)
@@ -281,7 +280,6 @@ def word_rows(method: asap.Method, batch: Batch, stored: Mapping, *, masked: Ten
     yield row("mlm_token_loss", loss, stored["mlm_token_loss"])
 
 
-@torch.no_grad()
 def loss_rows(method: asap.Method, batch: Batch, stored: Float[np.ndarray, " 4"], *, prefix: str = "") -> Iterator[Row]:
     """The four losses of a training step."""
     losses = method(batch)
