@@ -61,8 +61,7 @@ def extract(
 ) -> Features:
     """Features of the volumes `ids` (default: all) of a store.
 
-    layer: "last" (`encoder.tokens`, after the final norm), "probe" (`encoder.probed` where it has one, else as "last") or the number of a block
-    (`encoder.hidden`). out: folder of the cache.
+    layer: "last" (`encoder.tokens`, after the final norm) or the number of a block (`encoder.hidden`). out: folder of the cache.
     Raises: Refused when the encoder's contract is not the store's (naming the fields), or a volume is not in the store.
     """
     require_contract(encoder, store)
@@ -97,8 +96,6 @@ def pool(tokens: Float[torch.Tensor, "B N D"], in_body: Bool[torch.Tensor, "B N"
 
 def encode(encoder: torch.nn.Module, image: Float[torch.Tensor, "B 1 X Y Z"], layer: str | int) -> Float[torch.Tensor, "B N D"]:
     """Patch tokens of one layer, nothing hidden."""
-    if layer == "probe":
-        return getattr(encoder, "probed", encoder.tokens)(image)
     return encoder.tokens(image) if layer == "last" else encoder.hidden(image, (int(layer),))[0]
 
 

@@ -65,7 +65,7 @@ def pretrain(
     if start >= config.steps:
         return pd.DataFrame(history)
 
-    trainable = accelerator.prepare_model(method) if accelerator.num_processes > 1 else method
+    trainable = over_ranks(method, accelerator, weights)
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
     tracker = make_tracker(run) if accelerator.is_main_process else None
@@ -95,6 +95,17 @@ def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimiz
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     return state["history"]
+
+
+def over_ranks(method: nn.Module, accelerator, weights: dict[str, float]) -> nn.Module:
+    """The method as every rank trains it. A loss of weight 0, or a recipe that says `partial`, leaves parameters without gradient: DDP must ask."""
+    if accelerator.num_processes == 1:
+        return method
+    from accelerate import DistributedDataParallelKwargs
+
+    partial_graph = getattr(method, "partial", False) or not all(weights.values())
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial_graph)
+    return accelerator.prepare_model(method)
 
 
 def train_step(

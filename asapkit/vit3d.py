@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -172,12 +172,6 @@ class Encoder(nn.Module):
         """Patch tokens of the last block after the final norm, nothing hidden."""
         return self(image)[:, 1:]
 
-    def probed(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N P"]:
-        """What linear probes read, nothing hidden: the last layer's patch tokens, and beside them the stem's where there is one of statistics."""
-        states = self.layers(image)
-        last = self.norm(states[-1])[:, 1:]
-        return last if self.stem is None else torch.cat([last, states[0][:, 1:]], dim=-1)
-
     def attention_outputs(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N D"]]:
         """What each attention module adds to the patch tokens, after its projection and before the residual (for effective ranks)."""
         outputs: list[Tensor] = []
@@ -229,7 +223,7 @@ class Decoder(nn.Module):
         return self.pred(self.norm(x)[:, 1:]), states
 
 
-def take(x: Float[Tensor, "B N D"], index: Int[Tensor, "B V"]) -> Float[Tensor, "B V D"]:
+def take(x: Shaped[Tensor, "B N D"], index: Int[Tensor, "B V"]) -> Shaped[Tensor, "B V D"]:
     """Rows of each volume by its own indices."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 

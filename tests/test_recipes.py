@@ -36,6 +36,7 @@ ASAP = [
     {"fidelity": "official"}, {"restore": 1, "align_over": "batch"},
     {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
     {"restore": 2, "align_over": "batch", "align_from": "stem", "align_on": "all", "organ_gate": True}, {"align_from": "stem", "align_on": "all"},
+    {"restore": 2, "align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"align_from": "stem_and_last"},
 ]  # fmt: skip
 
 
@@ -143,9 +144,9 @@ def test_the_budget_of_a_map_is_that_of_training_where_every_patch_could_be_sele
     assert set(k.tolist()) <= set(CONFIG.top_k)
 
 
-@pytest.mark.parametrize("options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}])
+@pytest.mark.parametrize("options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}, {"align_from": "stem_and_last"}])
 def test_hidden_voxels_reach_no_restored_word_even_where_sentences_may_select_them(options):
-    method = make("asap", align_from="stem", align_on="all", **options).eval()
+    method = make("asap", **({"align_from": "stem", "align_on": "all"} | options)).eval()
     batch = made_batch(CONFIG)
     hidden = hidden_patches(method.visible(batch), CONFIG.patches).unsqueeze(-1)
     patches = patchify(batch.image, CONFIG.patch)
@@ -155,6 +156,27 @@ def test_hidden_voxels_reach_no_restored_word_even_where_sentences_may_select_th
     assert not torch.equal(one["reconstruct"], two["reconstruct"])
     if method.ssa:
         assert not torch.equal(one["align"], two["align"])
+
+
+@pytest.mark.parametrize("organ_gate", [True, False])
+def test_what_a_sentence_may_choose_in_training_is_what_grounding_lets_it_choose(organ_gate):
+    batch = made_batch(CONFIG)
+    batch.in_body[:, ::3] = False
+    batch.has_organs[1] = False
+    batch.sentence_organs[:] = False
+    batch.sentence_organs[0, :, 2] = True
+    batch.sentence_organs[1, :, 7] = True
+    batch.sentence_organs[2] = True  # names none
+    batch.organs[0, :, 2] = torch.linspace(-1, 1, CONFIG.patches).clamp(min=0)
+    batch.organs[..., 2] *= batch.in_body  # an organ lies in the body
+    method = make("asap", align_over="batch", align_from="stem", align_on="all", organ_gate=organ_gate)
+    patches, named = method.gate(batch, None)
+    for sentence in range(3):
+        for volume in range(3):
+            allowed = (patches[volume].float() @ named[sentence, 0].float()) > 0
+            free = not organ_gate or sentence == 2 or volume == 1
+            expected = batch.in_body[volume] if free else batch.organs[volume, :, (2, 7)[sentence]] > 0
+            assert torch.equal(allowed, expected), (sentence, volume)
 
 
 def test_unknown_options_are_refused_with_the_known_ones():

@@ -31,13 +31,18 @@ def one_process(options: dict, batch, *, accumulate: int = 1) -> tuple[dict, dic
     held = {}
     optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
     config = replace(TOY, clip_grad=0.0)
-    weights = train.recipe_module("asap").WEIGHTS
+    weights = train.recipe_module("asap").WEIGHTS | weights_of(options)
     return train.train_step(method, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights), held
 
 
 def made_method(options: dict):
     torch.manual_seed(0)
+    options = {name: value for name, value in options.items() if name != "weights"}
     return checkpoint.make_method("asap", TOY, {"dropout": 0.0} | options, vocabulary=torch.arange(1996, 2600))
+
+
+def weights_of(options: dict) -> dict:
+    return options.get("weights", {})
 
 
 def uneven_batch():
@@ -71,21 +76,23 @@ options = json.loads(sys.argv[3])
 accelerator = train.make_accelerator(t.TOY)
 method = t.made_method(options)
 method.gather = train.partial(train.gather, accelerator=accelerator)
-model = accelerator.prepare_model(method)
+weights = train.recipe_module("asap").WEIGHTS | t.weights_of(options)
+model = train.over_ranks(method, accelerator, weights)
 rank = accelerator.process_index
 batch = t.uneven_batch()[2 * rank : 2 * rank + 2]
 optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
 held = {}
 optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
-row = train.train_step(model, method, [batch], optimizer, accelerator=accelerator, config=t.replace(t.TOY, clip_grad=0.0),
-                       weights=train.recipe_module("asap").WEIGHTS)
+row = train.train_step(model, method, [batch], optimizer, accelerator=accelerator, config=t.replace(t.TOY, clip_grad=0.0), weights=weights)
 if rank == 0:
     torch.save({"row": row, "gradients": held}, sys.argv[2])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"align_over": "batch", "organ_gate": True}], ids=["report", "batch"])
+@pytest.mark.parametrize("options", [
+    {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
+], ids=["report", "batch", "no alignment", "no organ loss"])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
     script.write_text(RANK)

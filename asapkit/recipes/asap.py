@@ -38,8 +38,9 @@ class Method(nn.Module):
     """ASAP and its ablations.
 
     aki, ssa, slf, gf: the four parts of Table VIII.   align_over: report (the paper) | batch (contrast over images).
-    align_from: last | early | stem, the patch features that are aligned.   align_on: visible (the paper) | all, the patches that a sentence may
-    select (all needs the stem: what restores an image never sees its hidden patches).   organ_gate: only patches of the organs that it names.
+    align_from: last | early | stem | stem_and_last, the patch features that are aligned; of the last, sentence maps are the stem's.
+    align_on: visible (the paper) | all, the patches of the stem that a sentence may select (what restores an image never sees its hidden patches).
+    organ_gate: only patches of the organs that the sentence names.
     align_only: all | positive, which sentences are aligned.   encode: report | sentence.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
     restore: volumes per batch whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
@@ -58,20 +59,21 @@ class Method(nn.Module):
         super().__init__()
         self.switches = choose(fidelity, switches)
         for name, value, known in (
-            ("align_over", align_over, ("report", "batch")), ("align_from", align_from, ("last", "early", "stem")),
+            ("align_over", align_over, ("report", "batch")), ("align_from", align_from, ("last", "early", "stem", "stem_and_last")),
             ("align_on", align_on, ("visible", "all")),
             ("align_only", align_only, ("all", "positive")), ("encode", encode, ("report", "sentence")),
             ("organ_targets", organ_targets, ("soft", "one_hot")), ("organ_groups", organ_groups, ("nine", "grouped")),
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
-        if align_on == "all" and align_from != "stem":
-            raise ValueError(f"align_on 'all' needs align_from 'stem': hidden patches have no feature from {align_from!r}")
+        if align_on == "all" and not align_from.startswith("stem"):
+            raise ValueError(f"align_on 'all' needs align_from 'stem' or 'stem_and_last': hidden patches have no feature from {align_from!r}")
         self.config, self.aki, self.ssa, self.slf, self.align_on = config, aki, ssa, slf, align_on
         self.align_over, self.align_from, self.align_only, self.organ_gate, self.encode = align_over, align_from, align_only, organ_gate, encode
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
         self.organ_targets, self.organ_groups, self.restore = organ_targets, organ_groups, restore or None
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
+        self.partial = not ssa  # parameters of the alignment get no gradient then
 
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         organs = len(ORGAN_GROUPS) if organ_groups == "grouped" else len(ORGANS)
@@ -85,6 +87,7 @@ class Method(nn.Module):
         self.marks = {"cls": words.cls_token_id, "sep": words.sep_token_id}
         self.mask_id = words.mask_token_id
         self.align_image = Projection(config.width, config.align_width)
+        self.align_last = Projection(config.width, config.align_width) if align_from == "stem_and_last" else None
         self.align_text = Projection(self.text.width, config.align_width)
         kind = self.switches["selector"]
         self.selector = Selector(config.align_width, config.top_k, kind=kind, fixed_k=fixed_k)
@@ -101,7 +104,7 @@ class Method(nn.Module):
         config, whole = self.config, self.align_on == "all"
         visible = self.visible(batch)
         stem = self.encoder.stem_tokens(batch.image, None if whole else visible)
-        deep = self.restore if self.align_from == "stem" else None  # what nobody aligns needs no depth
+        deep = self.restore if self.align_from == "stem" else None  # what nobody aligns or restores needs no depth
         states = self.encoder.deepen(take(stem[:deep], visible[:deep]) if whole else stem[:deep])
         latent = self.encoder.norm(states[-1])
         some, seen = batch[: self.restore], visible[: self.restore]
@@ -111,12 +114,12 @@ class Method(nn.Module):
         losses = {"reconstruct": objectives.reconstruction(predicted, target, hidden, on=self.switches["reconstruct_on"])}
         losses["organs"] = self.organ_loss(decoded[self.organ_layer], some) if self.aki else predicted.new_zeros(())
 
-        patches = self.align_image(stem if self.align_from == "stem" else self.local(states, latent))
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
         mixture = self.selector(sentence)
-        gate = self.gate(batch, None if whole else visible)
-        losses["align"] = self.align_loss(batch, sentence, patches, mixture=mixture, gate=gate) if self.ssa else predicted.new_zeros(())
-        guide = take(patches[: self.restore], seen) if whole else patches[: self.restore]
+        levels = self.levels(stem, states, latent, visible)
+        losses["align"] = self.align_loss(batch, sentence, levels, mixture=mixture) if self.ssa else predicted.new_zeros(())
+        guide, which = levels[-1]
+        guide = take(guide[: self.restore], seen) if which is None else guide[: self.restore]
         weights = self.select(sentence[: self.restore], guide, mixture=mixture[: self.restore], gate=self.gate(some, seen))
         losses["words"] = self.word_loss(some, latent[: self.restore], guide, weights=weights)
         return losses
@@ -138,11 +141,16 @@ class Method(nn.Module):
         last = ~batch.in_body if self.config.hide_air_first else None
         return visible_patches(batch.patch_order, visible=self.config.visible, last=last)
 
-    def local(self, states: list[Tensor], latent: Tensor) -> Float[Tensor, "B V D"]:
-        """The patch features that are aligned: after the final norm, after an early block, or before any attention."""
+    def levels(
+        self, stem: Tensor, states: list[Tensor], latent: Tensor, visible: Int[Tensor, "B V"] | None
+    ) -> list[tuple[Float[Tensor, "B _ E"], Int[Tensor, "B V"] | None]]:
+        """The patch features that are aligned, in the alignment space, and which patches they are (None: every patch)."""
         if self.align_from == "last":
-            return latent[:, 1:]
-        return states[0 if self.align_from == "stem" else max(1, self.config.depth // 4)][:, 1:]
+            return [(self.align_image(latent[:, 1:]), visible)]
+        if self.align_from == "early":
+            return [(self.align_image(states[max(1, self.config.depth // 4)][:, 1:]), visible)]
+        first = (self.align_image(stem), None if self.align_on == "all" else visible)
+        return [first] if self.align_last is None else [first, (self.align_last(latent[:, 1:]), visible)]
 
     def sentences(self, tokens: Int[Tensor, "B T"], real: Bool[Tensor, "B T"], index: Int[Tensor, "B T"], count: int) -> Float[Tensor, "B S E"]:
         """Sentence features: mean of the projected token features; the report is encoded whole, or each sentence alone."""
@@ -152,12 +160,22 @@ class Method(nn.Module):
         features = sentence_features(self.align_text(self.text(rows, row_real)), row_index, 1)
         return features.reshape(len(tokens), count, -1)
 
-    def gate(self, batch: Batch, visible: Int[Tensor, "B V"] | None) -> tuple[Bool[Tensor, "B V O"], Bool[Tensor, "B S O"]] | None:
-        """Which organs each visible patch (every patch, for None) touches, and which each sentence names; None without the organ gate."""
-        if not self.organ_gate:
+    def gate(self, batch: Batch, visible: Int[Tensor, "B V"] | None) -> tuple[Bool[Tensor, "B V G"], Bool[Tensor, "B S G"]] | None:
+        """Groups of patches (the organs, then the body) that each visible patch (every patch, for None) is in, and that each sentence may choose.
+
+        With the organ gate a sentence chooses among the patches that touch an organ that it names; among all body patches where it names none, or
+        where the scan has no organ masks (the candidates of `tasks.ground`). Without it the visible patches are free (None); of every patch, those
+        of the body are.
+        """
+        if not self.organ_gate and visible is not None:
             return None
-        touched = (batch.organs if visible is None else take(batch.organs, visible)) > 0
-        return touched | ~batch.has_organs[:, None, None], batch.sentence_organs
+        inside = batch.in_body.unsqueeze(-1)
+        patches, named = inside, inside.new_ones(*batch.sentence_real.shape, 1)
+        if self.organ_gate:
+            touched = torch.where(batch.has_organs[:, None, None], batch.organs > 0, inside)
+            none_named = batch.sentence_organs.all(-1, keepdim=True)
+            patches, named = torch.cat([touched, inside], dim=-1), torch.cat([batch.sentence_organs & ~none_named, none_named], dim=-1)
+        return (patches if visible is None else take(patches, visible)), named
 
     def select(self, sentence: Float[Tensor, "B S E"], patches: Float[Tensor, "B V E"], *, mixture: Tensor, gate) -> Float[Tensor, "B S V"]:
         """Weights of the visible patches that each sentence selects in its own image."""
@@ -167,29 +185,39 @@ class Method(nn.Module):
         allowed = None if gate is None else gate[1].float() @ gate[0].float().mT > 0
         return self.selector.weights(similarity, mixture, allowed=allowed)
 
-    def align_loss(self, batch: Batch, sentence: Tensor, patches: Tensor, *, mixture: Tensor, gate) -> Tensor:
-        real = self.stated(batch)
+    def align_loss(self, batch: Batch, sentence: Tensor, levels: list, *, mixture: Tensor) -> Tensor:
+        """Contrast of the stated sentences with what they select, summed over the levels of features, and the prior of their K."""
+        real, meaning = self.stated(batch), batch.sentence_meaning
         if self.align_over == "report":
-            weights = self.select(sentence, patches, mixture=mixture, gate=gate)
-            loss = objectives.align_in_report(
-                sentence, weights @ patches.float(), real, meaning=batch.sentence_meaning, temperature=self.temperature,
-                pad_columns=self.switches["pad_columns"], mean=self.switches["align_mean"],
-            )  # fmt: skip
-            return loss + self.prior_loss(mixture, real)
-        sentence, patches, mixture, meaning, real = map(self.gather, (sentence, patches, mixture, batch.sentence_meaning, real))
-        gate = None if gate is None else tuple(map(self.gather, gate))
-        prior = self.prior_loss(mixture, real)
+            loss = self.prior_loss(mixture, real)
+            for patches, which in levels:
+                weights = self.select(sentence, patches, mixture=mixture, gate=self.gate(batch, which))
+                loss = loss + objectives.align_in_report(
+                    sentence, weights @ patches.float(), real, meaning=meaning, temperature=self.temperature,
+                    pad_columns=self.switches["pad_columns"], mean=self.switches["align_mean"],
+                )  # fmt: skip
+            return loss
+        sentence, mixture, meaning, real = map(self.gather, (sentence, mixture, meaning, real))
+        loss = self.prior_loss(mixture, real)
+        if not real.any():
+            return loss + sentence.sum() * 0.0
         own = torch.arange(len(real), device=real.device).unsqueeze(1).expand_as(real)[real]
-        if len(own) == 0:
-            return sentence.sum() * 0.0
-        s = objectives.unit(sentence[real])
-        similarity = torch.einsum("le,bve->lbv", s, objectives.unit(patches))
-        allowed = None if gate is None else torch.einsum("lo,bvo->lbv", gate[1][real].float(), gate[0].float()) > 0
-        chosen = self.selector.weights(similarity, mixture[real].unsqueeze(1).expand(-1, len(patches), -1), allowed=allowed)
-        evidence = torch.einsum("lbv,bve->lbe", chosen, patches.float())
-        logits = torch.einsum("le,lbe->lb", s, objectives.unit(evidence)) / self.temperature
         weight = (1.0 / real.sum(1, keepdim=True).clamp(min=1)).expand(real.shape)[real]
-        return objectives.align_over_images(logits, own, meaning[real], weight=weight) + prior
+        for patches, which in levels:
+            gate = self.gate(batch, which)
+            gate = None if gate is None else (self.gather(gate[0]), self.gather(gate[1])[real])
+            logits = self.over_images(sentence[real], self.gather(patches), mixture=mixture[real], gate=gate)
+            loss = loss + objectives.align_over_images(logits, own, meaning[real], weight=weight)
+        return loss
+
+    def over_images(self, sentence: Float[Tensor, "L E"], patches: Float[Tensor, "B V E"], *, mixture: Tensor, gate) -> Float[Tensor, "L B"]:
+        """Scaled cosine of every sentence with the mean of the patches that it selects in every image."""
+        s = objectives.unit(sentence)
+        similarity = torch.einsum("le,bve->lbv", s, objectives.unit(patches))
+        allowed = None if gate is None else torch.einsum("lg,bvg->lbv", gate[1].float(), gate[0].float()) > 0
+        chosen = self.selector.weights(similarity, mixture.unsqueeze(1).expand(-1, len(patches), -1), allowed=allowed)
+        evidence = torch.einsum("lbv,bve->lbe", chosen, patches.float())
+        return torch.einsum("le,lbe->lb", s, objectives.unit(evidence)) / self.temperature
 
     def prior_loss(self, mixture: Float[Tensor, "B S M"], real: Bool[Tensor, "B S"]) -> Tensor:
         per_report = self.selector.prior(mixture, real)
@@ -238,11 +266,12 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def aligned(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N E"]:
-        """Every patch in the alignment space, nothing hidden."""
-        if self.align_from == "stem":
-            return self.align_image(self.encoder.stem_tokens(image))
-        states = self.encoder.layers(image)
-        return self.align_image(self.local(states, self.encoder.norm(states[-1])))
+        """Every patch in the alignment space, nothing hidden; of two levels the first."""
+        stem = self.encoder.stem_tokens(image)
+        if self.align_from.startswith("stem"):
+            return self.align_image(stem)
+        states = self.encoder.deepen(stem)
+        return self.levels(stem, states, self.encoder.norm(states[-1]), None)[0][0]
 
     @torch.no_grad()
     def match(self, aligned: Float[Tensor, "N E"], sentences: list[str]) -> tuple[Float[Tensor, "S N"], Int[Tensor, " S"]]:

@@ -150,7 +150,7 @@ def _summary(scores: pd.DataFrame, held: dict, studies: Studies, share: float, p
 
 
 def _features(encoder, store: Store, device: str, cache: Path | str | None, progress: bool) -> Features:
-    return encoder if isinstance(encoder, Features) else extract(encoder, store, layer="probe", device=device, out=cache, progress=progress)
+    return encoder if isinstance(encoder, Features) else extract(encoder, store, device=device, out=cache, progress=progress)
 
 
 def table(features: Features, store: Store) -> Studies:
