@@ -98,6 +98,14 @@ def test_volumes_without_report_and_reports_without_volume_are_given_with_a_reas
     assert sum(isinstance(s, Scan) for s in found.values()) == 4
 
 
+def test_a_volume_with_a_name_of_no_id_is_given_with_a_reason(tmp_path):
+    root = cohort(tmp_path)
+    volume(root / "train" / "train_1" / "copy of train_1_a_1.nii.gz")
+    volume(root / "organs" / "atlas.nii.gz")
+    odd = [s for s in ct_rate.scans(root) if isinstance(s, Unusable)]
+    assert [s.id for s in odd] == ["train/train_1/copy of train_1_a_1.nii.gz"] and "names are like train_1_a_1.nii.gz" in odd[0].reason
+
+
 def test_what_is_no_ct_rate_is_refused(tmp_path):
     with pytest.raises(Refused, match="no volumes called like"):
         list(ct_rate.scans(tmp_path))

@@ -50,7 +50,16 @@ def test_mirrored_patches_are_the_same():
 
 def test_extreme_patches_stay_finite():
     stem = StatisticsStem(patch=PATCH, width=8, window_hu=WINDOW)
-    assert torch.isfinite(stem(torch.stack([torch.full((1, 24), v) for v in (-1.0, 0.0, 1.0)], dim=1))).all()
+    metal = torch.where(torch.arange(24) % 2 == 0, -1.0, 1.0).expand(1, 24)
+    patches = torch.stack([*(torch.full((1, 24), v) for v in (-1.0, 0.0, 1.0)), metal], dim=1)
+    found = statistics(patches, stem.edges, patch=PATCH)
+    air = found[0, 0]
+    assert air[0] == 1 and air[1:-2].abs().max() == 0 and air[-2] == -1 and air[-1] == 0
+    out = stem(patches)
+    assert torch.isfinite(out).all() and len(out[0].unique(dim=0)) == 4
+    standardised = (found - stem.mean) / stem.sd
+    assert standardised.abs().max() > 20, "the clamp is never reached; the next line tells nothing"
+    assert out.abs().max() < 1e3
 
 
 @pytest.mark.slow

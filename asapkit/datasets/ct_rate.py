@@ -40,11 +40,14 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
     Raises: Refused when the root holds no volumes of this layout, or a table lacks its columns.
     """
     root = Path(root)
-    volumes = _volumes(root)
+    volumes, strange = _volumes(root)
     if not volumes:
         raise Refused(f"{root.name}: no volumes called like train_1_a_1.nii.gz; give the folder that holds train/ or dataset/")
     tables = {kind: _table(root, kind) for kind in ("reports", "predicted_labels", "metadata")}
     outcomes = _outcomes(root)
+    for path in strange:
+        name = str(path.relative_to(root))
+        yield Unusable(name, path, f"{name}: no volume of this layout is called so; names are like train_1_a_1.nii.gz")
     listed = set(tables["reports"]) | set(volumes)
     for id in sorted(listed, key=_order):
         if id not in volumes:
@@ -66,16 +69,19 @@ def _id(name: str) -> str:
     return name.strip().removesuffix(".gz").removesuffix(".nii")
 
 
-def _volumes(root: Path) -> dict[str, Path]:
-    """Volumes by id, wherever the layout's prefix folders put them."""
+def _volumes(root: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Volumes by id, wherever the layout's prefix folders put them; and the files whose names say no id."""
     found: dict[str, Path] = {}
+    strange = []
     for path in sorted(root.rglob("*.nii*")):
         id = _id(path.name)
-        if not NAME.match(id) or SKIPPED & set(path.relative_to(root).parts[:-1]):
+        if SKIPPED & set(path.relative_to(root).parts[:-1]):
             continue
-        if id not in found or _is_fixed(path, root):
+        if not NAME.match(id):
+            strange.append(path)
+        elif id not in found or _is_fixed(path, root):
             found[id] = path
-    return found
+    return found, strange
 
 
 def _is_fixed(path: Path, root: Path) -> bool:
@@ -171,9 +177,7 @@ def _scan(id: str, path: Path, root: Path, tables: dict, outcomes: dict) -> Scan
     study = f"{patient}_{letter}"
     report, meta = tables["reports"][id], tables["metadata"].get(id, {})
     fixed = _is_fixed(path, root)
-    extra = {
-        key: _value(meta[column]) for key, column in {"kernel": "ConvolutionKernel", "scanner": "ManufacturerModelName"}.items() if meta.get(column)
-    }
+    extra = {key: _value(meta[column]) for key, column in EXTRA.items() if meta.get(column)}
     layers = {layer: file if (file := root / layer / f"{id}.nii.gz").exists() else None for layer in ("organs", "truth")}
     return Scan(
         id, patient, study, path,
