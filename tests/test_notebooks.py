@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import resource
 import subprocess
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+import nibabel
+import numpy as np
 import pytest
 
 from asapkit import parameters
@@ -128,3 +131,14 @@ def test_a_mistyped_parameter_fails_under_plain_papermill(folder):
     done, _ = execute(NOTEBOOKS[0], folder, "-p", "scal", "toy")
     assert done.returncode
     assert "no parameter 'scal'; did you mean scale?" in done.stderr
+
+
+@pytest.mark.slow
+def test_scans_of_yours_are_shown_beside_the_phantom(folder):
+    path = next(p for p in NOTEBOOKS if p.stem.startswith("01"))
+    scan = folder / "my chest.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(-300, 400, (64, 64, 20)).astype(np.int16), np.diag([5, 5, 10, 1])), scan)
+    done, _ = execute(path, folder, "-p", "scale", "toy", "-y", json.dumps({"scans": [f"{scan} = made here"], "out": "mine"}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "mine" / "01_beside_real.png").is_file()
+    assert "real: my chest" in (folder / "mine" / "01_beside_real.csv").read_text()
