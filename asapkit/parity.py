@@ -32,6 +32,13 @@ LOSS_NAMES = ("reconstruct", "organs", "words", "align")
 """In the order of the stored losses."""
 
 
+WIDTHS = {
+    "width": "patch_embed.proj.weight", "decoder_width": "decoder_embed.weight", "align_width": "finding_align_img_mlp.dense_to_output.weight",
+    "word_width": "bert_mlp.weight",
+}  # fmt: skip
+"""Which tensor's first axis gives a width of the configuration."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One compared array: largest absolute error over the array's largest magnitude (integers: share of differing values), and what is allowed."""
@@ -100,9 +107,12 @@ def generated(entry: Mapping, seed: int) -> np.ndarray:
     return value
 
 
-def build(manifest: Mapping, inputs: Mapping, outputs: Mapping) -> asap.Method:
-    """ASAP in official mode at the stored size, with every weight generated and loaded through its released name; eval mode."""
-    shapes = {entry["name"]: entry["shape"] for entry in manifest["tensors"]}
+def build(manifest: Arrays, inputs: Mapping, outputs: Mapping) -> asap.Method:
+    """ASAP in official mode at the stored size, with every weight generated and loaded through its released name; eval mode.
+
+    Raises: Refused where a tensor is missing, has no place here or another shape. Numbers of heads are in no tensor: the released ones are taken.
+    """
+    shapes = Arrays({entry["name"]: entry["shape"] for entry in manifest["tensors"]}, file=manifest.file)
     patch = tuple(shapes["patch_embed.proj.weight"][2:])
     crop = inputs["image"].shape[2:]
     patches = int(np.prod([c // p for c, p in zip(crop, patch, strict=True)]))
@@ -110,12 +120,19 @@ def build(manifest: Mapping, inputs: Mapping, outputs: Mapping) -> asap.Method:
         "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=blocks(shapes, "blocks"),
         decoder_depth=blocks(shapes, "decoder_blocks"), word_depth=blocks(shapes, "bert_decoder.bert.encoder.layer"),
         max_tokens=inputs["ids"].shape[1],
+        **{name: shapes[tensor][0] for name, tensor in WIDTHS.items()},
     )  # fmt: skip
+    for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
+        if getattr(config, width) % getattr(config, heads):
+            raise Refused(f"{manifest.file}: {width} {getattr(config, width)} is not a multiple of the released {getattr(config, heads)} {heads}")
     state = {e["name"]: torch.from_numpy(generated(e, manifest["seed"])) for e in manifest["tensors"] if e["kind"] == "generated"}
     with tempfile.TemporaryDirectory() as folder:
         write_text_encoder(Path(folder), shapes)
         method = asap.Method(replace(config, text_encoder=folder), fidelity="official", dropout=0.0)
-    result = method.load_state_dict(released.translate(state), strict=False)
+    ours, own = released.translate(state), method.state_dict()
+    if odd := [f"{k} {tuple(v.shape)} beside {tuple(own[k].shape)}" for k, v in ours.items() if k in own and v.shape != own[k].shape]:
+        raise Refused(f"{manifest.file}: tensors of other shapes than the released model's: {', '.join(odd[:3])}")
+    result = method.load_state_dict(ours, strict=False)
     left = [name for name in result.missing_keys if name not in ("words.vocabulary",)]
     if left or result.unexpected_keys:
         raise Refused(f"not filled: {', '.join(left) or 'nothing'}; without a place: {', '.join(result.unexpected_keys) or 'nothing'}")

@@ -88,6 +88,34 @@ def test_official_mode_equals_the_released_model(golden):
 
 
 @pytest.mark.slow
+def test_the_order_of_the_reports_makes_no_difference(golden, tmp_path):
+    for file in golden.iterdir():
+        if file.suffix != ".npz":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+            continue
+        stored = dict(np.load(file))
+        whole = ("pos_embed", "seg_pos_embed", "losses", "lowtie_losses", "mlm_vocab_columns")
+        np.savez(tmp_path / file.name, **{k: v[::-1] if v.ndim and len(v) == 2 and k not in whole else v for k, v in stored.items()})
+    assert [r for r in parity.compare(tmp_path) if not r.good] == []
+
+
+@pytest.mark.slow
+def test_a_model_of_another_form_is_refused_by_name(golden, monkeypatch):
+    inputs, outputs = (parity.read(golden / f"{name}.npz") for name in ("inputs", "outputs"))
+    monkeypatch.setattr(parity, "generated", lambda entry, seed: np.zeros(entry["shape"], np.float32))
+    for name, shape, says in (
+        ("bert_mlp.weight", [760, 768], "word_width 760 is not a multiple of the released 6 word_heads"),
+        ("norm.weight", [700], r"norm.weight \(700,\) beside \(768,\)"),
+        ("patch_embed.proj.weight", None, "lacks patch_embed.proj.weight"),
+    ):
+        manifest = parity.read(golden / "manifest.json")
+        changed = [t | {"shape": shape} if t["name"] == name else t for t in manifest["tensors"]]
+        manifest["tensors"] = [t for t in changed if t["shape"] is not None]
+        with pytest.raises(Refused, match=says):
+            parity.build(manifest, inputs, outputs)
+
+
+@pytest.mark.slow
 def test_a_wrong_detail_is_noticed(golden, monkeypatch):
     """Without the 0.2 of f_sim, the comparison must fail."""
     from asapkit.recipes import asap
