@@ -25,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 PLANES = ("axial", "coronal", "sagittal")
 GALLERY = (("axial", "lung"), ("axial", "mediastinal"), ("coronal", "lung"))  # plane and window of each row
-GALLERY = (("axial", "lung"), ("axial", "mediastinal"), ("coronal", "lung"))
 
 
 @styled
