@@ -253,3 +253,38 @@ def selected_k(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
     if any(groups):
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return page
+
+
+@styled
+def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
+    """Patches that a sentence selects beside those that its evidence fills, on a log axis: one row per finding, the most extended on top.
+
+    Columns: finding, k, patches (of the truth). A faint dot per sentence (its evidence), a bar from the first to the third quartile of them, and a
+    diamond at the geometric mean of K.
+    """
+    _missing(table, "k", "patches", "finding")
+    by = table.groupby("finding")
+    order = by["patches"].median().sort_values(kind="stable").index
+    page = _page(5.6, 1.0 + 0.2 * len(order), title, caption)
+    ax = page.subplots()
+    rng = np.random.default_rng(0)
+    for row, finding in enumerate(order):
+        one = by.get_group(finding)
+        quartiles = one.patches.quantile((0.25, 0.75))
+        ax.plot(quartiles, (row, row), color=CYCLE[0], linewidth=4, alpha=0.35, solid_capstyle="round")
+        ax.scatter(
+            one.patches * 2 ** rng.uniform(-0.1, 0.1, len(one)), row + rng.uniform(-0.25, 0.25, len(one)), s=5, color=CYCLE[0], alpha=0.3, lw=0
+        )
+    ax.plot([], [], "o", color=CYCLE[0], markersize=3, label="patches of the evidence, per sentence")
+    k = np.exp(np.log(table.k).groupby(table.finding).mean())[order]
+    ax.scatter(k, range(len(order)), marker="D", s=20, color=CYCLE[1], zorder=3, label="K, mean over its sentences")
+    ax.set_xscale("log", base=2)
+    ticks = 2 ** np.arange(0, int(np.log2(max(table.patches.max(), table.k.max()))) + 1)
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.set_yticks(range(len(order)), [f"{f} ({len(by.get_group(f))})" for f in order])
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel="patches", ylim=(-0.6, len(order) - 0.4))
+    ax.grid(axis="x")
+    ax.legend(loc="lower right")
+    return page

@@ -166,3 +166,32 @@ def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]
         rows.append({"sentence": row.sentence, "similarity": similarity[n], "k": int(k[n]), "truth": inside, "note": ""})
     rows.sort(key=lambda r: 0 if r["truth"] is None else -int(r["truth"].sum()))
     return rows[:most]
+
+
+def budgets(method, store: Store, ids: list[str]) -> pd.DataFrame:
+    """One row per sentence of the findings sections: id, sentence, polarity, finding, k, and where truth is known `patches`, `share`, `kind`.
+
+    k: patches that the sentence selects with nothing hidden. patches: those whose voxels lie in the sentence's truth to a tenth or more (at least
+    one); share: of the body patches. kind: normal, uncertain, or for a positive sentence focal / diffuse by the mean share of its finding.
+    """
+    from asapkit.batch import AIR, patch_means, scale_hu
+    from asapkit.tasks.ground import FOCAL, HIT, patch_share
+
+    rows = []
+    for id in ids:
+        said, hu = sentences_of(store, id), store.cropped(id)[0]
+        if said.empty:
+            continue
+        _, k = matched(method, hu, said["sentence"].tolist(), contract=store.contract)
+        body = (patch_means(scale_hu(hu, store.contract.window_hu), method.encoder.patch) > AIR).sum()
+        truth = store.cropped(id, "truth")[0] if store.truth(id) is not None else None
+        for row, chosen in zip(said.itertuples(), k, strict=True):
+            stated = 0 if truth is None or not row.bits else (patch_share((truth & np.uint32(row.bits)) != 0, method.encoder.patch) >= HIT).sum()
+            patches = max(1, int(stated)) if row.bits else 0
+            found = {"polarity": row.polarity, "finding": getattr(row, "finding", "")}
+            rows.append({"id": id, "sentence": row.index, **found, "k": int(chosen), "patches": patches, "share": patches / body})
+    table = pd.DataFrame(rows)
+    spread = table[table["patches"] > 0].groupby("finding")["share"].mean()
+    positive = table["finding"].map(spread).map(lambda share: "diffuse" if share >= FOCAL else "focal").where(table["patches"] > 0, "elsewhere")
+    plain = table["polarity"].replace({"negative": "normal"})
+    return table.assign(kind=plain.where(plain != "positive", positive))

@@ -169,6 +169,19 @@ def concordance(risk: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"], ev
     return float(((gap > 0) + 0.5 * (gap == 0))[known].mean()) if known.any() else float("nan")
 
 
+def rank_correlation(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], groups: Groups, *, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Spearman's correlation with an interval from a bootstrap over groups (ranks are those of the whole sample); nan where x or y is constant."""
+    from scipy.stats import rankdata
+
+    weights, _ = cluster_weights(groups, draws=draws, seed=seed)
+    w = np.vstack([np.ones(len(x)), weights])
+    w = w / w.sum(1, keepdims=True)
+    a, b = (rankdata(v)[None] - (w @ rankdata(v))[:, None] for v in (x, y))
+    spread = np.sqrt((w * a * a).sum(1) * (w * b * b).sum(1))
+    found = np.where(spread > 1e-9, (w * a * b).sum(1) / np.maximum(spread, 1e-9), np.nan)
+    return interval(float(found[0]), found[1:])
+
+
 def _areas(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted AUROC (draws, columns). One sort per column: the weight of the negatives below each positive, summed at the ends of ties."""
     out = np.full((len(weights), scores.shape[1]), np.nan)

@@ -119,6 +119,7 @@ def tables():
     return {
         "rank": pd.DataFrame(ranks, columns=["encoder", "layer", "effective_rank", "normalised"]), "ground": ground, "probe": probe, "dots": dots,
         "steps": steps, "k": pd.DataFrame({"k": [2, 4, 8, 2], "n": [5, 6, 0, 3], "group": ["positive"] * 3 + ["normal"]}),
+        "extent": pd.DataFrame({"finding": FINDINGS * 2, "k": [2, 4, 8] * 12, "patches": range(1, 37)}),
     }  # fmt: skip
 
 
@@ -156,13 +157,14 @@ def drawn(name, body, organs, truth):
         "probe_bars": lambda: figures.probe_bars(t["probe"], **say),
         "probe_dots": lambda: figures.probe_dots(t["dots"], **say),
         "selected_k": lambda: figures.selected_k(t["k"], **say),
+        "k_extent": lambda: figures.k_extent(t["extent"], **say),
     }[name]()
 
 
 EVERY = (
     "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
     "sentence_map", "holes", "rows", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
-    "selected_k",
+    "selected_k", "k_extent",
 )  # fmt: skip
 
 

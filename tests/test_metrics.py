@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import roc_auc_score
 
 from asapkit import metrics
@@ -164,3 +165,16 @@ def test_a_finding_that_one_run_left_out_is_averaged_over_the_others():
     assert result.per_finding["b"].value == pytest.approx(metrics.auroc(scores[:, 1], labels[:, 1]))
     gap[1, :, 1] = np.nan
     assert metrics.seeds(gap, labels, np.arange(200), findings=("a", "b", "c"), draws=20).left_out == {"b": "not scored"}
+
+
+def test_rank_correlation_is_spearmans_and_its_interval_knows_of_patients():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 5)
+    x = np.repeat(rng.integers(1, 6, 40), 5)
+    y = x + np.repeat(rng.normal(0, 2, 40), 5)
+    found = metrics.rank_correlation(x, y, patients, draws=400)
+    assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert found.low < found.value < found.high
+    lone = metrics.rank_correlation(x, y, np.arange(200), draws=400)
+    assert found.high - found.low > 1.5 * (lone.high - lone.low), "five copies of a patient are one patient"
+    assert np.isnan(metrics.rank_correlation(np.ones(200), y, patients, draws=9).value)
