@@ -1,0 +1,339 @@
+"""Released weights of other methods: every family by its published names and ranks, its network beside another implementation or a loop, and
+files that must not be read."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from pathlib import Path
+
+import peer_states as states
+import pytest
+import torch
+
+from asapkit.config import Contract
+from asapkit.peers import building, families, reading, vit
+from asapkit.peers.frame import Frame, Geometry
+from asapkit.types import Refused
+from asapkit.vit3d import Encoder, sincos_positions
+
+# A crop of another, anisotropic grid for every family, so that a swapped axis has another shape.
+CROPS = {
+    "ASAP": (48, 32, 32), "SimCroP": (48, 32, 32), "MAE": (48, 32, 32), "MRM": (48, 32, 32), "M3AE": (48, 32, 32), "Hi-End-MAE": (48, 36, 24),
+    "M3D-CLIP": (48, 32, 16), "fVLM": (96, 64, 64), "HLIP": (72, 48, 32),
+}  # fmt: skip
+MAKERS = {
+    "ASAP": states.asap, "SimCroP": states.simcrop, "MAE": states.mae, "MRM": states.mrm, "M3AE": states.m3ae, "Hi-End-MAE": states.hi_end_mae,
+    "M3D-CLIP": states.m3d_clip, "fVLM": states.fvlm, "HLIP": states.hlip,
+}  # fmt: skip
+
+
+def written(folder: Path, name: str, **sizes) -> Path:
+    """A file with the published layout of a family."""
+    file = folder / f"{name}.pt"
+    torch.save(MAKERS[name](states.Maker(), **sizes), file)
+    return file
+
+
+def told(report) -> list[str]:
+    return [*report.matched, *report.renamed, *report.dropped]
+
+
+# ---------------------------------------------------------------------------------------------------------------- every family
+
+
+def test_every_family_of_the_table_is_tried_here():
+    assert {f.name for f in families.FAMILIES} == set(MAKERS)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_a_family_is_recognised_loaded_whole_and_run_in_this_houses_order(name, tmp_path):
+    file, crop = written(tmp_path, name), CROPS[name]
+    found = reading.load(file, crop=crop)
+    assert found.report.family == name
+    state, left = reading.opened(file)
+    assert sorted(told(found.report)) == sorted([*state, *left]), "every tensor is used or listed as dropped, once"
+    assert all(found.report.dropped.values()), "nothing is dropped without a reason"
+    encoder = found.encoder
+    assert encoder.contract.crop == crop and encoder.grid == tuple(c // p for c, p in zip(crop, encoder.patch))
+    with torch.inference_mode():
+        image = torch.rand(2, 1, *crop) * 2 - 1
+        tokens, hidden = encoder.tokens(image), encoder.hidden(image, (0, -1))
+    assert tokens.shape == (2, prod(encoder.grid), encoder.width)
+    assert torch.isfinite(tokens).all() and tokens.std() > 0
+    assert [h.shape[:2] for h in hidden] == [tokens.shape[:2]] * 2
+    for said in (name, "licence", "matched", "renamed", "dropped", " mm"):
+        assert said in str(found.report)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_the_weights_of_an_encoder_are_all_of_them_from_the_file(name, tmp_path):
+    """Two files of different numbers give encoders that share no floating-point tensor but zeros put for absent biases."""
+    crop = CROPS[name]
+    one = reading.load(written(tmp_path, name), crop=crop)
+    torch.save(MAKERS[name](states.Maker(seed=1)), tmp_path / "other.pt")
+    other = reading.load(tmp_path / "other.pt", crop=crop).encoder.state_dict()
+    same = [k for k, v in one.encoder.state_dict().items() if v.is_floating_point() and torch.equal(v, other[k]) and v.any()]
+    assert [k for k in same if not k.endswith(("positions", "running_var"))] == []
+
+
+@pytest.mark.parametrize("name", [n for n in CROPS if n not in ("ASAP", "SimCroP", "Hi-End-MAE")])
+def test_a_voxel_reaches_the_token_of_its_own_patch(name, tmp_path):
+    """Before any attention, a change inside one patch moves that patch's token alone, in row-major x, y, z: axis order and direction are right."""
+    encoder = reading.load(written(tmp_path, name), crop=CROPS[name]).encoder
+    if not hasattr(encoder, "embed"):
+        pytest.skip("no patch embedding")
+    place, (px, py, pz) = (2, 0, 1), encoder.patch
+    image = torch.zeros(1, 1, *CROPS[name])
+    changed = image.clone()
+    changed[0, 0, place[0] * px + 1, place[1] * py + 1, place[2] * pz + 1] = 1.0
+    with torch.inference_mode():
+        one, other = (encoder.geometry.frame.leave(encoder.embed(encoder.enter(x)), encoder.own_grid) for x in (image, changed))
+    moved = (one != other).any(-1)[0].nonzero().flatten().tolist()
+    _, gy, gz = encoder.grid
+    assert moved == [(place[0] * gy + place[1]) * gz + place[2]]
+
+
+def test_a_frame_gives_back_what_it_took():
+    frame = Frame("zxy", "xz")
+    image = torch.rand(2, 1, 4, 3, 2)
+    own = frame.enter(image)
+    assert own.shape == (2, 1, 2, 4, 3)
+    assert own[0, 0, 0, 0, 1] == image[0, 0, 3, 1, 1], "z and x run backwards, y does not"
+    assert torch.equal(frame.leave(own.flatten(1).unsqueeze(-1), (2, 4, 3)).flatten(), image.flatten())
+
+
+# ---------------------------------------------------------------------------------------------------------------- oracles
+
+
+def test_asap_is_an_encoder_of_this_house_and_the_same_network_as_a_plain_one(tmp_path):
+    encoder = reading.load(written(tmp_path, "ASAP"), crop=(48, 32, 32)).encoder
+    assert isinstance(encoder, Encoder)
+    state, _ = reading.opened(tmp_path / "ASAP.pt")
+    plain = {k: v for k, v in state.items() if not k.startswith(("decoder", "bert", "mask", "finding", "align", "regression"))}
+    built = building.vit(plain, geometry=families.ASAP_GEOMETRY, crop=(48, 32, 32))
+    other = vit.ViT(Geometry.from_dict(built.settings.pop("geometry")), **built.settings)
+    other.load_state_dict(built.state)
+    image = torch.rand(1, 1, 48, 32, 32) * 2 - 1
+    torch.testing.assert_close(encoder.tokens(image), other.tokens(image), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["M3D-CLIP", "fVLM"])
+def test_transformers_in_monais_names_equal_monais(name, tmp_path):
+    from monai.networks.nets import ViT
+
+    encoder = reading.load(written(tmp_path, name), crop=CROPS[name]).encoder
+    state, _ = reading.opened(tmp_path / f"{name}.pt")
+    frame = encoder.geometry.frame
+    linear = name == "M3D-CLIP"
+    theirs = ViT(
+        1, frame.own(CROPS[name]), frame.own(encoder.patch), hidden_size=24, mlp_dim=96, num_layers=3, num_heads=1, qkv_bias=not linear,
+        proj_type="perceptron" if linear else "conv",
+    ).eval()  # fmt: skip
+    own = {k.partition(".")[2]: v for k, v in state.items() if k.startswith(("vision_encoder.", "visual_encoder."))}
+    own["patch_embedding.position_embeddings"] = encoder.positions
+    unused = theirs.load_state_dict(own, strict=False)
+    assert all("cross" in k for k in unused.missing_keys) and unused.unexpected_keys in ([], ["cls_token"])
+    image = torch.rand(1, 1, *CROPS[name])
+    with torch.inference_mode():
+        x = theirs.patch_embedding(encoder.enter(image))
+        x = torch.cat([own["cls_token"], x], 1) if linear else x
+        for block in theirs.blocks:
+            x = block(x)
+        x = theirs.norm(x)[:, int(linear) :]
+        torch.testing.assert_close(encoder.tokens(image), frame.leave(x, encoder.own_grid), atol=1e-5, rtol=1e-5)
+
+
+def test_m3ae_equals_clips_vision_tower_on_a_slice(tmp_path):
+    """Blocks, norms and class token beside transformers' CLIP, on tokens that both are given."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    encoder = reading.load(written(tmp_path, "M3AE", width=64, depth=2), crop=(48, 32, 8)).encoder
+    config = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1, image_size=32, patch_size=16, layer_norm_eps=1e-5
+    )
+    clip = CLIPVisionModel(config).eval()
+    clip = getattr(clip, "vision_model", clip)
+    state = {}
+    for key, value in encoder.state_dict().items():
+        name = key.replace("blocks.", "encoder.layers.").replace("norm_pre", "pre_layrnorm").replace("attn.proj", "self_attn.out_proj")
+        name = name.replace("norm1", "layer_norm1").replace("norm2", "layer_norm2")
+        if "attn.qkv" in name:
+            state |= {name.replace("attn.qkv", f"self_attn.{part}_proj"): third for part, third in zip("qkv", value.chunk(3))}
+        elif name.startswith(("encoder.", "pre_")):
+            state[name] = value
+    missing = clip.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    image = torch.rand(1, 1, 48, 32, 8)
+    with torch.inference_mode():
+        x = torch.cat([encoder.cls_token, encoder.embed(encoder.enter(image))], 1)
+        theirs = clip.encoder(inputs_embeds=clip.pre_layrnorm(x)).last_hidden_state[:, 1:]
+        ours = encoder.states(encoder.enter(image))[-1]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_hlip_attends_within_slices_and_every_third_block_over_the_scan(tmp_path):
+    """Beside a loop over slices that keeps a class token for each."""
+    encoder = reading.load(written(tmp_path, "HLIP"), crop=(72, 48, 32)).encoder
+    slices, per_slice = 4, 6
+    with torch.inference_mode():
+        own = encoder.enter(torch.rand(1, 1, 72, 48, 32))
+        tokens = encoder.embed(own)[0]
+        cls = [encoder.cls_token[0, 0]] * slices
+        for number, block in enumerate(encoder.blocks):
+            if number in (2, 5):
+                out = block(torch.cat([torch.stack(cls).mean(0)[None], tokens])[None])[0]
+                cls, tokens = [out[0]] * slices, out[1:]
+                continue
+            rows = [block(torch.cat([cls[s][None], tokens[s * per_slice : (s + 1) * per_slice]])[None])[0] for s in range(slices)]
+            cls, tokens = [row[0] for row in rows], torch.cat([row[1:] for row in rows])
+        torch.testing.assert_close(encoder.states(own)[-1][0], tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_for_several_scans_is_added_to_hlips_positions(tmp_path):
+    m = states.Maker()
+    whole = states.hlip(m)
+    torch.save(whole, tmp_path / "one.pt")
+    whole["state_dict"]["module.visual.trunk.sequential_posemb"] = torch.full((1, 40, 24), 0.5)
+    torch.save(whole, tmp_path / "several.pt")
+    one, several = (reading.load(tmp_path / f"{n}.pt") for n in ("one", "several"))
+    torch.testing.assert_close(several.encoder.positions, one.encoder.positions + 0.5)
+    assert "sequential_posemb" in several.report.adapted
+
+
+def test_a_patch_that_is_the_same_in_every_slice_gives_what_the_plane_gave():
+    kernel, image = torch.randn(5, 3, 16, 16), torch.rand(1, 1, 16, 16)
+    flat = torch.nn.functional.conv2d(image.expand(1, 3, 16, 16), kernel).flatten()
+    deep = torch.nn.functional.conv3d(image[:, :, None].expand(1, 1, 8, 16, 16), vit.raised_patches(kernel, (8, 16, 16))).flatten()
+    torch.testing.assert_close(flat, deep, atol=1e-4, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- positions
+
+
+def test_sincos_positions_are_computed_for_another_grid_and_learned_ones_follow_their_axis():
+    old, new = (5, 4, 3), (7, 2, 6)
+    moved, how = vit.moved_positions(sincos_positions(old, 24), old, new)
+    assert how == "computed" and torch.equal(moved, sincos_positions(new, 24))
+    for axis in range(3):  # a table that is linear in one index stays linear in it, and flat along the others
+        ramp = torch.stack(torch.meshgrid(*(torch.arange(g, dtype=torch.float) for g in old), indexing="ij"))[axis].reshape(-1, 1)
+        moved, how = vit.moved_positions(ramp, old, new)
+        assert how == "interpolated"
+        centres = ((torch.arange(new[axis]) + 0.5) * old[axis] / new[axis] - 0.5).clamp(0, old[axis] - 1)
+        there = torch.stack(torch.meshgrid(*(torch.arange(g) for g in new), indexing="ij"))[axis]
+        torch.testing.assert_close(moved.reshape(new), centres[there])
+
+
+def test_raised_positions_hold_the_plane_in_every_slice():
+    table = torch.randn(9, 12)
+    raised = vit.raised_positions(table, (4, 3, 3)).reshape(4, 9, 12)
+    code = raised[:, 0] - table[0]
+    torch.testing.assert_close(raised, table[None] + code[:, None])
+    torch.testing.assert_close(code[0], torch.tensor([0.0] * 6 + [1.0] * 6))
+
+
+def test_a_checkpoint_keeps_the_published_grid_when_no_crop_is_asked_for(tmp_path):
+    encoder = reading.load(written(tmp_path, "fVLM", width=12, depth=1)).encoder
+    assert encoder.grid == (11, 16, 7) and encoder.contract == Contract((1.0, 1.0, 3.0), (352, 256, 112), (-1150.0, 350.0))
+    with pytest.raises(Refused, match="not a multiple of this encoder's patch"):
+        reading.load(tmp_path / "fVLM.pt", crop=(100, 64, 64))
+    with pytest.raises(Refused, match=r"loaded for \(352, 256, 112\)"):
+        encoder.tokens(torch.zeros(1, 1, 96, 64, 64))
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad files
+
+
+class Hostile:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def refused(file: Path) -> str:
+    with pytest.raises(Refused) as said:
+        reading.load(file)
+    assert "\n" not in str(said.value) and file.name in str(said.value)
+    return str(said.value)
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["legacy", "zip"])
+def test_a_hostile_pickle_is_refused_and_not_run(old, tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"model": {"weight": torch.ones(1)}, "extra": Hostile(mark)}, tmp_path / "bad.pt", _use_new_zipfile_serialization=not old)
+    assert "would run code (posix.system" in refused(tmp_path / "bad.pt")
+    assert not mark.exists()
+
+
+def test_settings_of_a_source_in_a_namespace_are_no_danger(tmp_path):
+    from argparse import Namespace
+
+    whole = states.mae(states.Maker())
+    torch.save(whole | {"args": Namespace(lr=1e-4)}, tmp_path / "mae.pth")
+    assert reading.load(tmp_path / "mae.pth", crop=(48, 32, 32)).report.dropped["args"] == "beside the weights: not read"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_truncated_file_is_refused(share, suffix, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / f"cut{suffix}"
+    whole = states.mae(states.Maker(), width=6, depth=1)["model"]
+    torch.save(whole, file) if suffix == ".pt" else save_file(whole, file)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    assert "truncated or damaged" in refused(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\x80\x02."])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "other.bin").write_bytes(content)
+    refused(tmp_path / "other.bin")
+
+
+def changed(folder: Path, name: str, **tensors) -> Path:
+    state = dict(MAKERS[name](states.Maker())["model"])
+    for key, value in tensors.items():
+        key = key.replace("__", ".")
+        state.pop(key) if value is None else state.__setitem__(key, value)
+    torch.save({"model": state}, folder / "changed.pt")
+    return folder / "changed.pt"
+
+
+def test_nan_and_infinity_are_refused_by_name(tmp_path):
+    file = changed(tmp_path, "MAE", blocks__1__norm1__bias=torch.full((24,), float("nan")))
+    assert "blocks.1.norm1.bias holds NaN or infinity" in refused(file)
+    file = changed(tmp_path, "MAE", mask_token=torch.full((1, 1, 24), float("inf")))
+    assert reading.load(file, crop=(48, 32, 32)), "a dropped tensor may hold what it likes"
+
+
+def test_wrong_shapes_and_missing_tensors_are_refused_by_name(tmp_path):
+    assert "blocks.1.mlp.fc1.weight" in refused(changed(tmp_path, "MAE", blocks__1__mlp__fc1__weight=torch.ones(95, 24)))
+    assert "lacks blocks.1.norm2.bias" in refused(changed(tmp_path, "MAE", blocks__1__norm2__bias=None))
+    assert "other shapes" in refused(changed(tmp_path, "MAE", pos_embed=torch.ones(1, 190, 24)))
+    assert "positions of 2000 patches" in refused(changed(tmp_path, "SimCroP", pos_embed=torch.ones(1, 2000, 24)))
+    gap = {f"blocks__1__{n.replace('.', '__')}": None for n in MAKERS["MAE"](states.Maker())["model"] if n.startswith("blocks.1.") for n in [n[9:]]}
+    assert "some of them are missing" in refused(changed(tmp_path, "MAE", **gap))
+
+
+def test_a_name_that_the_family_does_not_have_is_no_partial_load(tmp_path):
+    assert "looks like MAE, but that has no surprise" in refused(changed(tmp_path, "MAE", surprise=torch.ones(2)))
+
+
+def test_an_unknown_family_is_told_the_nearest_and_ten_names(tmp_path):
+    state = {f"backbone.stage{n}.weight": torch.ones(1) for n in range(14)} | {"patch_embed.proj.bias": torch.ones(3)}
+    torch.save(state, tmp_path / "who.pt")
+    said = refused(tmp_path / "who.pt")
+    assert "no known family; nearest is" in said
+    assert all(f"stage{n}." in said for n in range(10)) and "stage10" not in said and "and 4 more" in said
+
+
+def test_halves_are_widened_and_it_is_said(tmp_path):
+    state = {k: v.bfloat16() for k, v in states.mae(states.Maker())["model"].items()}
+    torch.save({"model": state}, tmp_path / "half.pt")
+    found = reading.load(tmp_path / "half.pt", crop=(48, 32, 32))
+    assert found.encoder.norm.weight.dtype == torch.float32
+    assert "stored as bfloat16, computed in float32" in found.report.warnings
