@@ -207,3 +207,148 @@ def hlip(m: Maker, *, width: int = 24, depth: int = 6) -> dict:
     m.add("text.proj.weight", 8, width)
     m.add("logit_scale")
     return {"state_dict": {f"module.{name}": value for name, value in m.made.items()}, "epoch": 20}
+
+
+def ct_clip(m: Maker, *, width: int = 16, depth: int = 2, heads: int = 2, head_width: int = 8, patch: int = 2, codes: int = 12) -> dict:
+    v, inner = "visual_transformer.", int(4 * (2 / 3) * width)
+    voxels = 4 * patch**3
+    for name, size in (("to_patch_emb", voxels), ("to_patch_emb_first_frame", voxels // patch)):
+        m.norm(f"{v}{name}.1", size)
+        m.linear(f"{v}{name}.2", width, size)
+        m.norm(f"{v}{name}.3", width)
+    for stage in ("enc_spatial", "enc_temporal", "dec_spatial", "dec_temporal"):
+        for i in range(depth):
+            b = f"{v}{stage}_transformer.layers.{i}."
+            m.conv(f"{b}0.dsconv", width, 1, 3, 3, 3, bias=True)
+            m.add(f"{b}1.null_kv", heads, 0, head_width)
+            for norm in ("norm", "context_norm"):
+                m.add(f"{b}1.{norm}.gamma", width, around=1.0)
+                m.made[f"{b}1.{norm}.beta"] = torch.zeros(width, device=m.device)
+            m.linear(f"{b}1.to_q", heads * head_width, width, bias=False)
+            m.linear(f"{b}1.to_kv", 2 * heads * head_width, width, bias=False)
+            m.add(f"{b}1.q_scale", head_width, around=1.0)
+            m.add(f"{b}1.k_scale", head_width, around=1.0)
+            m.linear(f"{b}1.to_out", width, heads * head_width, bias=False)
+            m.norm(f"{b}3.0", width)
+            m.linear(f"{b}3.1", 2 * inner, width, bias=False)
+            m.linear(f"{b}3.4", width, inner, bias=False)
+        m.add(f"{v}{stage}_transformer.norm_out.gamma", width, around=1.0)
+        m.made[f"{v}{stage}_transformer.norm_out.beta"] = torch.zeros(width, device=m.device)
+    m.linear(f"{v}spatial_rel_pos_bias.net.0.0", width, 2)
+    m.linear(f"{v}spatial_rel_pos_bias.net.1.0", width, width)
+    m.linear(f"{v}spatial_rel_pos_bias.net.2", heads, width)
+    m.add(f"{v}vq._codebook.embed", 1, codes, width)
+    m.add(f"{v}vq._codebook.cluster_size", 1, codes)
+    m.add(f"{v}vq._codebook.initted", 1)
+    m.linear(f"{v}to_pixels.0", voxels, width)
+    m.add("text_transformer.embeddings.word_embeddings.weight", 30, width)
+    m.linear("to_text_latent", width, width, bias=False)
+    m.linear("to_visual_latent", width, 4 * width, bias=False)
+    m.linear("to_visual_latent_extra", width, 4 * width, bias=False)
+    m.add("temperature")
+    return m.made
+
+
+def bottlenecks(m: Maker, prefix: str, *, stem: int, blocks: tuple[int, ...]) -> None:
+    m.conv(f"{prefix}conv1", stem, 3, 3, 7, 7)
+    m.batch_norm(f"{prefix}bn1", stem)
+    into = stem
+    for number, count in enumerate(blocks, start=1):
+        inner = stem * 2 ** (number - 1)
+        for k in range(count):
+            b = f"{prefix}layer{number}.{k}."
+            for name, shape in (("1", (inner, into, 1, 1, 1)), ("2", (inner, inner, 3, 3, 3)), ("3", (4 * inner, inner, 1, 1, 1))):
+                m.conv(f"{b}conv{name}", *shape)
+                m.batch_norm(f"{b}bn{name}", shape[0])
+            if k == 0:
+                m.conv(f"{b}downsample.0", 4 * inner, into, 1, 1, 1)
+                m.batch_norm(f"{b}downsample.1", 4 * inner)
+            into = 4 * inner
+
+
+def merlin(m: Maker, *, stem: int = 4, blocks: tuple[int, ...] = (2, 2, 1, 1)) -> dict:
+    p = "encode_image.i3_resnet."
+    bottlenecks(m, p, stem=stem, blocks=blocks)
+    m.conv(f"{p}classifier", 7, 32 * stem, 1, 1, 1, bias=True)
+    m.conv(f"{p}contrastive_head", 5, 32 * stem, 1, 1, 1, bias=True)
+    m.add("encode_text.text_encoder.embeddings.word_embeddings.weight", 30, 8)
+    m.linear("encode_text.linear_layer", 5, 8)
+    m.add("logit_scale")
+    return m.made
+
+
+def visd_boost(m: Maker, *, stem: int = 4, blocks: tuple[int, ...] = (2, 2, 2, 2), width: int = 16) -> dict:
+    v, into = "visual_encoder.res_model.", stem
+    m.conv(f"{v}conv1", stem, 1, 7, 7, 7)
+    m.batch_norm(f"{v}bn1", stem)
+    for number, count in enumerate(blocks, start=1):
+        out = stem * 2 ** (number - 1)
+        for k in range(count):
+            b = f"{v}layer{number}.{k}."
+            m.conv(f"{b}conv1", out, into, 3, 3, 3)
+            m.batch_norm(f"{b}bn1", out)
+            m.conv(f"{b}conv2", out, out, 3, 3, 3)
+            m.batch_norm(f"{b}bn2", out)
+            into = out
+        m.conv(f"visual_encoder.proj{number}", width, out, 1, 1, 1, bias=True)
+    m.add("vq_layer.embeddings", 400, 8)
+    m.linear("encoder.to_patch_embedding", 8, width)
+    m.linear("id_projs", width, 1)
+    m.add("query_tokens", 4, width)
+    m.linear("res_projs1.0", width, 2 * width)
+    m.linear("text_proj", width, 8)
+    m.add("temp")
+    return {"model": m.made}
+
+
+def pcrlv2(m: Maker, *, stem: int = 4) -> dict:
+    into = 1
+    for level, name in enumerate((64, 128, 256, 512)):
+        for k, out in enumerate((stem * 2**level, stem * 2 ** (level + 1))):
+            m.conv(f"down_tr{name}.ops.{k}.conv1", out, into, 3, 3, 3, bias=True)
+            m.batch_norm(f"down_tr{name}.ops.{k}.bn1", out)
+            into = out
+    m.conv("up_tr256.up_conv", into, into, 2, 2, 2, bias=True)
+    m.linear("up_tr256.predictor_head.0", 8, 4)
+    m.conv("out_tr.final_conv", 1, stem, 1, 1, 1, bias=True)
+    return {"state_dict": m.made, "epoch": 240}
+
+
+def sigvlp(m: Maker, *, width: int = 24, depth: int = 2) -> dict:
+    v = "base_model.vision_model."
+    m.conv(f"{v}embeddings.patch_embed", width, 1, 16, 16, 16, bias=True)
+    for i in range(depth):
+        b = f"{v}encoder.layers.{i}."
+        m.norm(f"{b}layer_norm1", width)
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            m.linear(f"{b}self_attn.{part}", width, width)
+        m.norm(f"{b}layer_norm2", width)
+        m.linear(f"{b}mlp.fc1", 4 * width, width)
+        m.linear(f"{b}mlp.fc2", width, 4 * width)
+    m.norm(f"{v}post_layernorm", width)
+    m.add(f"{v}head.probe", 1, 1, width)
+    m.add(f"{v}head.attention.in_proj_weight", 3 * width, width)
+    m.add("base_model.text_model.embeddings.token_embedding.weight", 30, width)
+    m.add("logit_scale")
+    m.add("logit_bias")
+    return {"model": {f"module._orig_mod.{name}": value for name, value in m.made.items()}, "step": 234_930}
+
+
+def cxr_bert(m: Maker, *, width: int = 64, depth: int = 2) -> dict:
+    e = "bert.embeddings."
+    m.made[f"{e}position_ids"] = torch.arange(40, device=m.device)[None]
+    for name, count in (("word", 30), ("position", 40), ("token_type", 2)):
+        m.add(f"{e}{name}_embeddings.weight", count, width)
+    m.norm(f"{e}LayerNorm", width)
+    for i in range(depth):
+        b = f"bert.encoder.layer.{i}."
+        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            m.linear(f"{b}{part}", width, width)
+        m.norm(f"{b}attention.output.LayerNorm", width)
+        m.linear(f"{b}intermediate.dense", 4 * width, width)
+        m.linear(f"{b}output.dense", width, 4 * width)
+        m.norm(f"{b}output.LayerNorm", width)
+    m.linear("bert.pooler.dense", width, width)
+    m.linear("cls.predictions.transform.dense", width, width)
+    m.linear("cls_projection_head.dense_to_hidden", 8, width)
+    return m.made

@@ -3,13 +3,17 @@ files that must not be read."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import re
 from math import prod
 from pathlib import Path
 
 import peer_states as states
 import pytest
 import torch
+from torch.nn import functional as F
 
 from asapkit.config import Contract
 from asapkit.peers import building, families, reading, vit
@@ -20,11 +24,13 @@ from asapkit.vit3d import Encoder, sincos_positions
 # A crop of another, anisotropic grid for every family, so that a swapped axis has another shape.
 CROPS = {
     "ASAP": (48, 32, 32), "SimCroP": (48, 32, 32), "MAE": (48, 32, 32), "MRM": (48, 32, 32), "M3AE": (48, 32, 32), "Hi-End-MAE": (48, 36, 24),
-    "M3D-CLIP": (48, 32, 16), "fVLM": (96, 64, 64), "HLIP": (72, 48, 32),
+    "M3D-CLIP": (48, 32, 16), "fVLM": (96, 64, 64), "HLIP": (72, 48, 32), "CT-CLIP": (16, 12, 10), "Merlin": (96, 64, 64), "ViSD-Boost": (96, 64, 64),
+    "PCRLv2": (24, 16, 32), "SigVLP": (48, 32, 64),
 }  # fmt: skip
 MAKERS = {
     "ASAP": states.asap, "SimCroP": states.simcrop, "MAE": states.mae, "MRM": states.mrm, "M3AE": states.m3ae, "Hi-End-MAE": states.hi_end_mae,
-    "M3D-CLIP": states.m3d_clip, "fVLM": states.fvlm, "HLIP": states.hlip,
+    "M3D-CLIP": states.m3d_clip, "fVLM": states.fvlm, "HLIP": states.hlip, "CT-CLIP": states.ct_clip, "Merlin": states.merlin,
+    "ViSD-Boost": states.visd_boost, "PCRLv2": states.pcrlv2, "SigVLP": states.sigvlp, "CXR-BERT": states.cxr_bert,
 }  # fmt: skip
 
 
@@ -77,12 +83,35 @@ def test_the_weights_of_an_encoder_are_all_of_them_from_the_file(name, tmp_path)
     assert [k for k in same if not k.endswith(("positions", "running_var"))] == []
 
 
-@pytest.mark.parametrize("name", [n for n in CROPS if n not in ("ASAP", "SimCroP", "Hi-End-MAE")])
+SIZES = {
+    **{n: {"width": 768, "depth": 12} for n in ("ASAP", "SimCroP", "MAE", "MRM", "M3D-CLIP", "fVLM", "HLIP", "CXR-BERT")},
+    "M3AE": {"width": 768, "depth": 11}, "Hi-End-MAE": {"width": 1536, "depth": 12}, "SigVLP": {"width": 1024, "depth": 24},
+    "CT-CLIP": {"width": 512, "depth": 4, "heads": 8, "head_width": 32, "patch": 10, "codes": 8192},
+    "Merlin": {"stem": 64, "blocks": (3, 8, 36, 3)}, "ViSD-Boost": {"stem": 64, "width": 256}, "PCRLv2": {"stem": 32},
+}  # fmt: skip
+MILLIONS = {"MAE": 87, "Merlin": 117, "Hi-End-MAE": 342, "SigVLP": 306, "HLIP": 89, "ViSD-Boost": 33, "CXR-BERT": 85}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_published_sizes_fit(name, monkeypatch):
+    """Names, ranks and sizes as published, without numbers: the encoder takes them all, at the published crop."""
+    m = states.Maker("meta")
+    MAKERS[name](m, **SIZES[name])
+    monkeypatch.setattr(reading, "opened", lambda file: (dict(m.made), {}))
+    found = reading.load(Path("published.pt"))
+    assert found.report.family == name
+    assert found.encoder.width == {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256}.get(name, SIZES[name].get("width"))
+    if name in MILLIONS:
+        assert round(sum(p.numel() for p in found.encoder.parameters()) / 1e6) == pytest.approx(MILLIONS[name], abs=1)
+    heads = {"Hi-End-MAE": 16, "SigVLP": 16, "MAE": 12, "HLIP": 12}
+    if name in heads:
+        assert found.encoder.blocks[0].attn.heads == heads[name]
+
+
+@pytest.mark.parametrize("name", [n for n in CROPS if n not in ("ASAP", "SimCroP", "Merlin", "ViSD-Boost", "PCRLv2")])
 def test_a_voxel_reaches_the_token_of_its_own_patch(name, tmp_path):
     """Before any attention, a change inside one patch moves that patch's token alone, in row-major x, y, z: axis order and direction are right."""
     encoder = reading.load(written(tmp_path, name), crop=CROPS[name]).encoder
-    if not hasattr(encoder, "embed"):
-        pytest.skip("no patch embedding")
     place, (px, py, pz) = (2, 0, 1), encoder.patch
     image = torch.zeros(1, 1, *CROPS[name])
     changed = image.clone()
@@ -206,6 +235,189 @@ def test_a_patch_that_is_the_same_in_every_slice_gives_what_the_plane_gave():
     flat = torch.nn.functional.conv2d(image.expand(1, 3, 16, 16), kernel).flatten()
     deep = torch.nn.functional.conv3d(image[:, :, None].expand(1, 1, 8, 16, 16), vit.raised_patches(kernel, (8, 16, 16))).flatten()
     torch.testing.assert_close(flat, deep, atol=1e-4, rtol=1e-4)
+
+
+def test_merlin_on_a_volume_alike_in_every_slice_equals_a_2d_resnet(tmp_path):
+    """With kernels that are zero but in their middle slice, an inflated network is the plane one: transformers' ResNet."""
+    from transformers import ResNetConfig, ResNetModel
+
+    m = states.Maker()
+    state = states.merlin(m)
+    for value in state.values():
+        if value.ndim == 5 and value.shape[2] == 3:
+            value[:, :, [0, 2]] = 0
+    torch.save(state, tmp_path / "merlin.pt")
+    encoder = reading.load(tmp_path / "merlin.pt", crop=(64, 96, 16)).encoder
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[16, 32, 64, 128], depths=[2, 2, 1, 1], layer_type="bottleneck")
+    flat = ResNetModel(config).eval()
+    parts = {"convolution": "conv", "normalization": "bn"}
+    theirs = {}
+    for key in flat.state_dict():
+        name = key.replace("embedder.embedder.convolution", "conv1").replace("embedder.embedder.normalization", "bn1")
+        if key.startswith("encoder"):
+            _, _, stage, _, block, *rest = key.split(".")
+            middle = f"{parts[rest[2]]}{int(rest[1]) + 1}" if rest[0] == "layer" else f"downsample.{int(rest[1] == 'normalization')}"
+            name = f"layer{int(stage) + 1}.{block}.{middle}.{rest[-1]}"
+        value = encoder.state_dict()[name]
+        theirs[key] = value[:, :, value.shape[2] // 2] if value.ndim == 5 else value
+    flat.load_state_dict(theirs)
+    plane = torch.rand(1, 1, 64, 96) * 2 - 1
+    with torch.inference_mode():
+        ours = encoder.tokens(plane[..., None].expand(-1, -1, -1, -1, 16)).reshape(2, 3, 128)
+        other = flat(((plane + 1) / 2).expand(-1, 3, -1, -1)).last_hidden_state[0].permute(1, 2, 0)
+    torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-4)
+
+
+def test_visd_boost_equals_monais_resnet_where_dilation_says_nothing(tmp_path):
+    """With kernels that are zero but in their middle, the two dilated stages are plain ones."""
+    from monai.networks.nets import resnet
+
+    m = states.Maker()
+    state = states.visd_boost(m)["model"]
+    for key, value in state.items():
+        if re.search(r"layer[34].*conv", key):
+            middle = value[:, :, 1, 1, 1].clone()
+            value.zero_()[:, :, 1, 1, 1] = middle
+    torch.save({"model": state}, tmp_path / "visd.pt")
+    encoder = reading.load(tmp_path / "visd.pt", crop=(96, 64, 32)).encoder
+    assert [encoder.get_submodule(f"layer{n}.1.conv2").dilation[0] for n in (1, 2, 3, 4)] == [1, 1, 2, 4]
+    theirs = resnet.ResNet(
+        "basic", [2, 2, 2, 2], [4, 8, 16, 32], n_input_channels=1, conv1_t_size=7, conv1_t_stride=(1, 2, 2), shortcut_type="A", feed_forward=False
+    ).eval()
+    own = {k.removeprefix("visual_encoder.res_model."): v for k, v in state.items() if "res_model" in k}
+    theirs.load_state_dict(own)
+    image = torch.rand(1, 1, 96, 64, 32)
+    with torch.inference_mode():
+        x = theirs.maxpool(theirs.act(theirs.bn1(theirs.conv1(encoder.enter(image)))))
+        x = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(x))))
+        x = encoder.proj4(x).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(encoder.tokens(image), encoder.geometry.frame.leave(x, encoder.own_grid), atol=1e-5, rtol=1e-4)
+
+
+def test_pcrlv2_is_two_convolutions_a_level(tmp_path):
+    encoder = reading.load(written(tmp_path, "PCRLv2"), crop=(24, 16, 32)).encoder
+    state = states.pcrlv2(states.Maker())["state_dict"]
+    image = torch.rand(1, 1, 24, 16, 32)
+    x = (image.flip((2, 3)) + 1) / 2
+    for level in (64, 128, 256, 512):
+        x = x if level == 64 else F.max_pool3d(x, 2)
+        for k in (0, 1):
+            b = f"down_tr{level}.ops.{k}."
+            x = F.conv3d(x, state[f"{b}conv1.weight"], state[f"{b}conv1.bias"], padding=1)
+            norm = [state[f"{b}bn1.{n}"] for n in ("running_mean", "running_var", "weight", "bias")]
+            x = F.relu(F.batch_norm(x, *norm))
+    torch.testing.assert_close(encoder.tokens(image), x.flip((2, 3)).flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_ct_clip_beside_a_loop(tmp_path):
+    """One patch, one head, one pair at a time, with the source's own tensors; places along z read as the source reads them."""
+    encoder = reading.load(written(tmp_path, "CT-CLIP"), crop=(12, 8, 6)).encoder
+    s = {k.removeprefix("visual_transformer."): v for k, v in states.ct_clip(states.Maker()).items()}
+    image = torch.rand(1, 1, 12, 8, 6) * 2 - 1
+    own = image[0, 0].flip((0, 1)).permute(2, 0, 1)  # z, x, y, the last two from the other end
+    t, h, w = 3, 3, 2
+    cut = torch.stack([own[2 * i : 2 * i + 2, 4 * j : 4 * j + 4, 4 * k : 4 * k + 4].flatten() for i in range(t) for j in range(h) for k in range(w)])
+    x = F.layer_norm(cut, (32,), s["to_patch_emb.1.weight"], s["to_patch_emb.1.bias"])
+    x = F.linear(x, s["to_patch_emb.2.weight"], s["to_patch_emb.2.bias"])
+    x = F.layer_norm(x, (16,), s["to_patch_emb.3.weight"], s["to_patch_emb.3.bias"]).reshape(t, h * w, 16)
+    x = looped_stage(x, s, "enc_spatial_transformer.", (t, h, w), looped_bias(s, h, w))
+    x = looped_stage(x.transpose(0, 1), s, "enc_temporal_transformer.", (t, h, w), None).transpose(0, 1).reshape(-1, 16)
+    book = s["vq._codebook.embed"][0]
+    codes = torch.stack([book[max(range(12), key=lambda c: float(F.cosine_similarity(token, book[c], dim=0)))] for token in x])
+    torch.testing.assert_close(encoder.tokens(image), encoder.geometry.frame.leave(codes[None], (t, h, w)), atol=1e-5, rtol=1e-5)
+    before = encoder.geometry.frame.leave(x[None], (t, h, w))
+    torch.testing.assert_close(encoder.temporal_norm(encoder.hidden(image, (-1,))[0]), before, atol=1e-4, rtol=1e-4)
+
+
+def looped_bias(s: dict, h: int, w: int) -> torch.Tensor:
+    bias = torch.zeros(2, h * w, h * w)
+    for i in range(h * w):
+        for j in range(h * w):
+            apart = torch.tensor([float(i // w - j // w), float(i % w - j % w)])
+            y = torch.sign(apart) * torch.log(apart.abs() + 1)
+            for k in ("0.0", "1.0"):
+                y = F.leaky_relu(F.linear(y, s[f"spatial_rel_pos_bias.net.{k}.weight"], s[f"spatial_rel_pos_bias.net.{k}.bias"]), 0.1)
+            bias[:, i, j] = F.linear(y, s["spatial_rel_pos_bias.net.2.weight"], s["spatial_rel_pos_bias.net.2.bias"])
+    return bias
+
+
+def looped_stage(x: torch.Tensor, s: dict, stage: str, shape: tuple, bias: torch.Tensor | None) -> torch.Tensor:
+    for layer in range(2):
+        b = f"{stage}layers.{layer}."
+        volume = F.pad(x.reshape(1, *shape, 16).permute(0, 4, 1, 2, 3), (1, 1, 1, 1, 2, 0))
+        convolved = F.conv3d(volume, s[f"{b}0.dsconv.weight"], s[f"{b}0.dsconv.bias"], groups=16)
+        x = x + convolved.permute(0, 2, 3, 4, 1).reshape(x.shape)
+        x = x + torch.stack([looped_attention(row, s, f"{b}1.", bias) for row in x])
+        up = F.linear(F.layer_norm(x, (16,), s[f"{b}3.0.weight"], s[f"{b}3.0.bias"]), s[f"{b}3.1.weight"])
+        half = up.shape[-1] // 2
+        x = x + F.linear(up[..., :half] * F.gelu(up[..., half:]), s[f"{b}3.4.weight"])
+    return F.layer_norm(x, (16,), s[f"{stage}norm_out.gamma"], s[f"{stage}norm_out.beta"])
+
+
+def looped_attention(x: torch.Tensor, s: dict, b: str, bias: torch.Tensor | None) -> torch.Tensor:
+    q = F.linear(F.layer_norm(x, (16,), s[f"{b}norm.gamma"], s[f"{b}norm.beta"]), s[f"{b}to_q.weight"])
+    k, v = F.linear(x, s[f"{b}to_kv.weight"]).chunk(2, -1)
+    mixed = torch.zeros(len(x), 16)
+    for head in range(2):
+        of = slice(8 * head, 8 * head + 8)
+        for i in range(len(x)):
+            scores = torch.stack([8 * (F.normalize(q[i, of], dim=0) * s[f"{b}q_scale"]) @ (F.normalize(k[j, of], dim=0) * s[f"{b}k_scale"])
+                                  for j in range(len(x))])  # fmt: skip
+            mixed[i, of] = (scores if bias is None else scores + bias[head, i]).softmax(0) @ v[:, of]
+    return F.linear(mixed, s[f"{b}to_out.weight"])
+
+
+def test_sigvlps_blocks_are_siglips_and_its_rotation_is_the_released_one(tmp_path):
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    encoder = reading.load(written(tmp_path, "SigVLP", width=64), crop=(48, 32, 64)).encoder
+    config = SiglipVisionConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=256, image_size=32, patch_size=16)
+    theirs = SiglipVisionModel(config).eval()
+    theirs = getattr(theirs, "vision_model", theirs)
+    state = {k.removeprefix("base_model.vision_model."): v for k, v in reading.opened(tmp_path / "SigVLP.pt")[0].items()}
+    wrong = theirs.load_state_dict({k: v for k, v in state.items() if k.startswith(("encoder", "post"))}, strict=False)
+    assert not wrong.unexpected_keys
+    own = encoder.enter(torch.rand(1, 1, 48, 32, 64))
+    attention = encoder.blocks[0].attn
+    with torch.inference_mode():
+        q = torch.rand(1, 1, 24, 64)
+        turned = attention.turned(q)
+        for n in range(24):
+            for d in range(64):
+                angle = n * 1000.0 ** (-2 * (d // 2) / 64)
+                partner = -q[0, 0, n, d + 32] if d < 32 else q[0, 0, n, d - 32]
+                assert turned[0, 0, n, d] == pytest.approx(float(q[0, 0, n, d] * math.cos(angle) + partner * math.sin(angle)), abs=1e-4)
+        for block in encoder.blocks:
+            block.attn.cos.fill_(1.0), block.attn.sin.fill_(0.0)
+        expected = theirs.post_layernorm(theirs.encoder(inputs_embeds=encoder.embed(own)).last_hidden_state)
+        torch.testing.assert_close(encoder.finish(encoder.states(own)[-1]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_sigvlps_position_code_is_a_channels_last_code_on_a_map_with_channels_first():
+    """What `PositionalEncoding3D` adds to (channels, slices, rows, columns) when it takes columns for features: a loop over its definition."""
+    from asapkit.peers.siglip import column_code
+
+    width, (d, h, w) = 20, (2, 3, 4)
+    n = 2 * math.ceil(width / 6)
+    code = column_code((d, h, w), width).reshape(d, h, w, width)
+    for c, z, y, x in itertools.product(range(width), range(d), range(h), range(w)):
+        angle = c / 10000 ** (2 * (x // 2) / n)
+        assert float(code[z, y, x, c]) == pytest.approx(math.sin(angle) if x % 2 == 0 else math.cos(angle), abs=1e-5)
+
+
+def test_cxr_bert_is_a_bert_of_transformers(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    theirs = BertModel(
+        BertConfig(vocab_size=30, hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=256, max_position_embeddings=40)
+    ).eval()
+    state = {f"bert.{k}": v for k, v in theirs.state_dict().items()} | {"cls_projection_head.dense_to_hidden.weight": torch.ones(8, 64)}
+    torch.save(state, tmp_path / "bert.bin")
+    found = reading.load(tmp_path / "bert.bin")
+    tokens, real = torch.tensor([[1, 5, 9, 0]]), torch.tensor([[True, True, True, False]])
+    torch.testing.assert_close(found.encoder(tokens, real)[:, :3], theirs(tokens[:, :3]).last_hidden_state, atol=1e-5, rtol=1e-5)
+    assert found.report.dropped["bert.pooler.dense.weight"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- positions

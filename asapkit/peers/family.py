@@ -36,12 +36,19 @@ class Family:
         """The first needed name that is not there; empty where all are."""
         for pattern, axes in self.needs:
             if not any(re.fullmatch(pattern, n) and axes in (None, v.ndim) for n, v in state.items()):
-                return pattern.replace("\\", "") + (f" with {axes} axes" if axes else "")
+                return _plain(pattern) + (f" with {axes} axes" if axes else "")
         return ""
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether the fingerprint is there."""
         return not self.missing(state) and not any(re.fullmatch(pattern, n) for pattern in self.lacks for n in state)
+
+
+def _plain(pattern: str) -> str:
+    """A pattern as a name to be read: what may be absent left out."""
+    while (shorter := re.sub(r"\(\?:[^()]*\)\?", "", pattern)) != pattern:
+        pattern = shorter
+    return pattern.replace("\\", "").replace(".+", "*")
 
 
 @lru_cache(maxsize=100_000)

@@ -12,9 +12,15 @@ from asapkit.types import Refused
 from asapkit.vit3d import Encoder
 
 KINDS = {
-    "vit": "vit.ViT", "hlip": "hlip.HLIP", "siglip": "siglip.SigLIP3D", "ctvit": "ctvit.CTViT", "i3d": "i3d.I3D", "resnet": "resnet.ResNet3D",
-    "unet": "unet.Contracting", "bert": "text.Bert",
-}  # fmt: skip
+    "vit": "vit.ViT",
+    "hlip": "hlip.HLIP",
+    "siglip": "siglip.SigLIP3D",
+    "ctvit": "ctvit.CTViT",
+    "i3d": "convolutional.I3D",
+    "resnet": "convolutional.ResNet3D",
+    "unet": "convolutional.Contracting",
+    "bert": "text.Bert",
+}
 
 
 def make(kind: str, settings: dict) -> nn.Module:
