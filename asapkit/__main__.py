@@ -236,13 +236,15 @@ def demo(options) -> int:
 
 def _weights(options) -> int:
     """What `doctor` says of a file of weights: its family, and what became of every tensor."""
+    from asapkit import hub
     from asapkit.peers import reading
 
+    if hub.exported(options.dataset.parent) and not options.export:
+        print(hub.load(options.dataset.parent).said["report"])
+        return GOOD
     found = reading.load(options.dataset)
     print(found.report)
     if options.export:
-        from asapkit import hub
-
         print(f"exported to {hub.export(found, options.export)}")
     return GOOD
 
