@@ -4,6 +4,7 @@ files that must not be read."""
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import re
@@ -145,6 +146,29 @@ def test_asap_is_an_encoder_of_this_house_and_the_same_network_as_a_plain_one(tm
     other.load_state_dict(built.state)
     image = torch.rand(1, 1, 48, 32, 32) * 2 - 1
     torch.testing.assert_close(encoder.tokens(image), other.tokens(image), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_released_asap_gives_its_stored_features(shared, tmp_path):
+    """Every name of the released state_dict has its place or reason, and the encoder gives what the released code gave."""
+    from asapkit import parity
+
+    folder = shared / "golden"
+    if not (folder / "encoder_only.npz").exists():
+        pytest.skip(f"no reference outputs in {folder}")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    family = next(f for f in families.FAMILIES if f.name == "ASAP")
+    state = {}
+    for entry in manifest["tensors"]:
+        used = bool(family.place(entry["name"])[0]) and entry["kind"] == "generated"
+        state[entry["name"]] = torch.from_numpy(parity.generated(entry, manifest["seed"])) if used else torch.zeros(1)
+    state["pos_embed"] = F.pad(sincos_positions((7, 7, 7), 768), (0, 0, 1, 0))[None]
+    torch.save({"model": state}, tmp_path / "asap.pt")
+    encoder = reading.load(tmp_path / "asap.pt", crop=(112, 112, 56)).encoder
+    image = torch.from_numpy(parity.read(folder / "inputs.npz")["image"]).float()
+    stored = torch.from_numpy(parity.read(folder / "encoder_only.npz")["final_norm"])
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(image), stored, atol=1e-5 * float(stored.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("name", ["M3D-CLIP", "fVLM"])
@@ -453,6 +477,32 @@ def test_a_checkpoint_keeps_the_published_grid_when_no_crop_is_asked_for(tmp_pat
         encoder.tokens(torch.zeros(1, 1, 96, 64, 64))
 
 
+def test_positions_of_the_asked_grid_are_taken_as_that_grids(tmp_path):
+    """An encoder trained on another crop than the published one."""
+    state = {k: v for k, v in states.simcrop(states.Maker())["model"].items() if k != "pos_embed"}
+    state["pos_embed"] = F.pad(sincos_positions((3, 2, 4), 24), (0, 0, 1, 0))[None]
+    torch.save({"model": state}, tmp_path / "small.pt")
+    encoder = reading.load(tmp_path / "small.pt", crop=(48, 32, 32)).encoder
+    assert isinstance(encoder, Encoder) and torch.equal(encoder.positions, sincos_positions((3, 2, 4), 24))
+    with pytest.raises(Refused, match="positions of 25 patches, but the published crop"):
+        reading.load(tmp_path / "small.pt", crop=(48, 48, 32))
+
+
+@pytest.mark.parametrize(("axis", "own"), [("x", 2), ("y", 1), ("z", 0)])
+def test_learned_positions_go_to_another_grid_along_their_own_axis_and_direction(axis, own, tmp_path):
+    """fVLM's rows and columns run to the back and to the left: an index along them grows against y and x."""
+    whole = states.fvlm(states.Maker())
+    grid = (7, 16, 11)
+    ramp = torch.stack(torch.meshgrid(*(torch.arange(g, dtype=torch.float) for g in grid), indexing="ij"))[own].reshape(1, -1, 1)
+    whole["model"]["visual_encoder.patch_embedding.position_embeddings"] = ramp.expand(-1, -1, 24)
+    torch.save(whole, tmp_path / "ramp.pt")
+    encoder = reading.load(tmp_path / "ramp.pt", crop=(96, 64, 64)).encoder  # 3 x 4 x 4 tokens
+    there = encoder.geometry.frame.leave(encoder.positions, encoder.own_grid)[0, :, 0].reshape(3, 4, 4)
+    steps = {a: there.diff(dim=n) for n, a in enumerate("xyz")}
+    assert all((steps[a] == 0).all() for a in "xyz" if a != axis)
+    assert (steps[axis] < 0).all() if axis in "xy" else (steps[axis] > 0).all()
+
+
 # ---------------------------------------------------------------------------------------------------------------- bad files
 
 
@@ -541,6 +591,32 @@ def test_an_unknown_family_is_told_the_nearest_and_ten_names(tmp_path):
     said = refused(tmp_path / "who.pt")
     assert "no known family; nearest is" in said
     assert all(f"stage{n}." in said for n in range(10)) and "stage10" not in said and "and 4 more" in said
+
+
+def test_a_tensor_under_two_names_is_taken_once_and_two_tensors_for_one_place_are_refused(tmp_path):
+    whole = states.sigvlp(states.Maker())
+    one = "module._orig_mod.base_model.vision_model.post_layernorm.weight"
+    whole["model"]["vision_model.post_layernorm.weight"] = whole["model"][one]
+    torch.save(whole, tmp_path / "twice.pt")
+    dropped = reading.load(tmp_path / "twice.pt", crop=CROPS["SigVLP"]).report.dropped
+    assert dropped["vision_model.post_layernorm.weight"] == "the same as base_model.vision_model.post_layernorm.weight"
+    whole["model"]["vision_model.post_layernorm.weight"] = whole["model"][one] + 1
+    torch.save(whole, tmp_path / "twice.pt")
+    assert "differ, and both are norm.weight" in refused(tmp_path / "twice.pt")
+
+
+def test_a_query_without_its_key_is_refused(tmp_path):
+    whole = states.sigvlp(states.Maker())
+    del whole["model"]["module._orig_mod.base_model.vision_model.encoder.layers.1.self_attn.k_proj.bias"]
+    torch.save(whole, tmp_path / "cut.pt")
+    assert "blocks.1.attn.qkv.bias lacks its query, key or value" in refused(tmp_path / "cut.pt")
+
+
+def test_ct_lipro_is_ct_clip_with_a_classifier(tmp_path):
+    state = {f"trained_model.{k}": v for k, v in states.ct_clip(states.Maker()).items()} | {"classifier.weight": torch.ones(18, 16)}
+    torch.save(state, tmp_path / "lipro.pt")
+    report = reading.load(tmp_path / "lipro.pt", crop=CROPS["CT-CLIP"]).report
+    assert report.family == "CT-CLIP" and report.dropped["classifier.weight"] == "CT-LiPro's classifier"
 
 
 def test_halves_are_widened_and_it_is_said(tmp_path):

@@ -66,7 +66,8 @@ def vit(
     width, depth = len(kernel), depth_of(state)
     own_patch = tuple(kernel.shape[2:])
     patch = tuple(own_patch[geometry.frame.axes.index(axis)] for axis in "xyz")
-    published, wanted = sized(geometry, patch=patch), sized(geometry, crop=crop, patch=patch)
+    wanted = sized(geometry, crop=crop, patch=patch)
+    published = _trained(state["pos_embed"].numel() // width, sized(geometry, patch=patch), wanted)
     adapted = filled(state, width)
     adapted |= _place(state, published, wanted, width)
     options = {
@@ -76,6 +77,11 @@ def vit(
     if options["cls"]:
         state["cls_token"] = state["cls_token"].reshape(1, 1, width)
     return Built(kind, {"geometry": wanted.to_dict()} | options, state, adapted)
+
+
+def _trained(rows: int, published: Geometry, wanted: Geometry) -> Geometry:
+    """The geometry that positions were made for: the published one, or the asked one where only that has as many patches (and a class token)."""
+    return wanted if rows - count(published.grid) not in (0, 1) and rows - count(wanted.grid) in (0, 1) else published
 
 
 def _place(state: State, published: Geometry, wanted: Geometry, width: int) -> dict[str, str]:
@@ -116,8 +122,9 @@ def house(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Bu
     """ASAP's own encoder, as a run of this house has it; with stored positions where they are not the sin-cos code."""
     kernel = state["patch_embed.proj.weight"]
     width, patch = len(kernel), tuple(kernel.shape[2:])
-    published = sized(geometry, patch=patch)
+    wanted = sized(geometry, crop=crop, patch=patch)
     table = state["pos_embed"].reshape(-1, width)
+    published = _trained(len(table), sized(geometry, patch=patch), wanted)
     code = vit3d.sincos_positions(published.grid, width)
     if not table.is_meta and (len(table) != len(code) + 1 or not torch.allclose(table[1:], code, atol=1e-4)):
         built = vit(state, geometry=geometry, crop=crop)
@@ -125,7 +132,6 @@ def house(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Bu
         return built
     del state["pos_embed"]
     state["cls_token"] = state["cls_token"].reshape(1, 1, width) + table[0]
-    wanted = sized(geometry, crop=crop, patch=patch)
     config = Config.at("base", crop=wanted.contract.crop, patch=patch, width=width, depth=depth_of(state), heads=max(1, width // 64))
     ours = {name.replace("patch_embed.proj", "embed"): value for name, value in state.items()}
     ours["embed.weight"] = kernel.flatten(1)

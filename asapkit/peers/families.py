@@ -200,7 +200,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"encode_text\..+", "the text encoder"), ("logit_scale|meta", "the contrastive head"),
         ),
         build=partial(convolutional.i3d, geometry=MERLIN_GEOMETRY),
-        remarks=("Astra's image weights (zzzwzh/Astra_CTRG, MIT) have the same names and are read alike",),
+        remarks=("trained on abdominal CT", "Astra's image weights (zzzwzh/Astra_CTRG, chest CT, MIT) have the same names and are read alike"),
     ),
     Family(
         "ViSD-Boost", "arXiv 2508.03742; github alibaba-damo-academy/ViSD-Boost, commit 42d18a9", "",

@@ -25,7 +25,7 @@ from asapkit.peers.report import Report
 from asapkit.types import Refused
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")
-WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DataParallel, torch.compile
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|trained_model\.)+")  # DataParallel, torch.compile, CT-LiPro
 UNMATCHED = 10  # names of an unknown file that its refusal spells out
 State = dict[str, Tensor]
 

@@ -41,10 +41,6 @@ class Report:
             groups[why].append(name)
         return dict(groups)
 
-    def of_use(self) -> int:
-        """Tensors of the file that the encoder was made of."""
-        return len(self.matched) + len(self.renamed)
-
 
 def _some(names: list[str]) -> str:
     if not names:
