@@ -124,6 +124,18 @@ def test_a_voxel_reaches_the_token_of_its_own_patch(name, tmp_path):
     assert moved == [(place[0] * gy + place[1]) * gz + place[2]]
 
 
+def test_features_of_a_peer_are_extracted_as_of_any_encoder(toy_store):
+    from asapkit import features, store
+
+    opened = store.open(toy_store)
+    peer = vit.ViT(Geometry(opened.contract, (12, 12, 6), Frame("zyx", "yx"), (0.0, 1.0)), width=12, depth=1, heads=1)
+    found = features.extract(peer, opened, ids=opened.ids[:2], tokens=True, progress=False)
+    assert found.pooled.shape == (2, 24) and found.tokens.shape == (2, 5 * 4 * 4, 12)
+    other = vit.ViT(Geometry(Contract((1.0, 1.0, 1.0), (60, 48, 24)), (12, 12, 6)), width=12, depth=1, heads=1)
+    with pytest.raises(Refused, match="spacing_mm"):
+        features.extract(other, opened, progress=False)
+
+
 def test_a_frame_gives_back_what_it_took():
     frame = Frame("zxy", "xz")
     image = torch.rand(2, 1, 4, 3, 2)

@@ -125,7 +125,7 @@ def _pickle(file: Path) -> object:
         raise Refused(f"{file.name}: truncated or damaged; fetch it again")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         said = str(error)
         if found := re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class|operand|type)\W+(?:GLOBAL )?(\S+)", said):
