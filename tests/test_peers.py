@@ -585,12 +585,13 @@ def test_nan_and_infinity_are_refused_by_name(tmp_path):
 
 
 def test_wrong_shapes_and_missing_tensors_are_refused_by_name(tmp_path):
-    assert "blocks.1.mlp.fc1.weight" in refused(changed(tmp_path, "MAE", blocks__1__mlp__fc1__weight=torch.ones(95, 24)))
-    assert "lacks blocks.1.norm2.bias" in refused(changed(tmp_path, "MAE", blocks__1__norm2__bias=None))
+    said = refused(changed(tmp_path, "MAE", blocks__1__mlp__fc1__weight=torch.ones(95, 24)))
+    assert "blocks.1.mlp.fc1.weight of shape (95, 24), where the rest of the file asks for (96, 24)" in said
+    assert "MAE without blocks.1.norm2.bias; the file is incomplete" in refused(changed(tmp_path, "MAE", blocks__1__norm2__bias=None))
     assert "other shapes" in refused(changed(tmp_path, "MAE", pos_embed=torch.ones(1, 190, 24)))
     assert "positions of 2000 patches" in refused(changed(tmp_path, "SimCroP", pos_embed=torch.ones(1, 2000, 24)))
-    gap = {f"blocks__1__{n.replace('.', '__')}": None for n in MAKERS["MAE"](states.Maker())["model"] if n.startswith("blocks.1.") for n in [n[9:]]}
-    assert "some of them are missing" in refused(changed(tmp_path, "MAE", **gap))
+    middle = [n.replace(".", "__") for n in MAKERS["MAE"](states.Maker())["model"] if n.startswith("blocks.1.")]
+    assert "some of them are missing" in refused(changed(tmp_path, "MAE", **dict.fromkeys(middle)))
 
 
 def test_a_name_that_the_family_does_not_have_is_no_partial_load(tmp_path):
@@ -601,7 +602,7 @@ def test_an_unknown_family_is_told_the_nearest_and_ten_names(tmp_path):
     state = {f"backbone.stage{n}.weight": torch.ones(1) for n in range(14)} | {"patch_embed.proj.bias": torch.ones(3)}
     torch.save(state, tmp_path / "who.pt")
     said = refused(tmp_path / "who.pt")
-    assert "no known family; nearest is" in said
+    assert "no known family; nearest is ASAP, which has patch_embed.proj.weight of 5 axes" in said
     assert all(f"stage{n}." in said for n in range(10)) and "stage10" not in said and "and 4 more" in said
 
 
@@ -629,6 +630,19 @@ def test_ct_lipro_is_ct_clip_with_a_classifier(tmp_path):
     torch.save(state, tmp_path / "lipro.pt")
     report = reading.load(tmp_path / "lipro.pt", crop=CROPS["CT-CLIP"]).report
     assert report.family == "CT-CLIP" and report.dropped["classifier.weight"] == "CT-LiPro's classifier"
+
+
+def test_a_file_like_nothing_known_is_told_all_families(tmp_path):
+    torch.save({"backbone.weight": torch.ones(1)}, tmp_path / "who.pt")
+    said = refused(tmp_path / "who.pt")
+    assert all(f.name in said for f in families.FAMILIES) and "backbone.weight" in said
+
+
+def test_a_wrong_shape_is_told_in_the_files_own_name(tmp_path):
+    state = states.merlin(states.Maker())
+    state["encode_image.i3_resnet.layer1.0.conv2.weight"] = torch.ones(4, 3, 3, 3, 3)
+    torch.save(state, tmp_path / "merlin.pt")
+    assert "encode_image.i3_resnet.layer1.0.conv2.weight of shape (4, 3, 3, 3, 3)" in refused(tmp_path / "merlin.pt")
 
 
 def test_halves_are_widened_and_it_is_said(tmp_path):

@@ -36,7 +36,7 @@ class Family:
         """The first needed name that is not there; empty where all are."""
         for pattern, axes in self.needs:
             if not any(re.fullmatch(pattern, n) and axes in (None, v.ndim) for n, v in state.items()):
-                return _plain(pattern) + (f" with {axes} axes" if axes else "")
+                return _plain(pattern) + (f" of {axes} axes" if axes else "")
         return ""
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:

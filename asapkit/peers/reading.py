@@ -58,6 +58,7 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
     device = next(iter(built.state.values())).device
     with torch.device(device):
         encoder = networks.make(built.kind, built.settings)
+    _whole(encoder, built.state, report, name=file.name)
     checkpoint.fill(encoder, built.state, file.name)
     report.adapted |= built.adapted
     report.warnings += built.warnings
@@ -85,6 +86,18 @@ def _built(family: Family, ours: State, crop: Triple | None, *, name: str) -> Bu
         raise Refused(f"{name}: {family.name}: {error}") from error
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise Refused(f"{name}: {family.name} with tensors of other shapes ({' '.join(str(error).split())[:160]})") from error
+
+
+def _whole(encoder: nn.Module, state: State, report: Report, *, name: str) -> None:
+    """Raises: Refused in the file's own names where a tensor is missing or of another shape than the rest of the file asks for."""
+    theirs = {ours: their for their, ours in report.renamed.items()}
+    for key, wanted in encoder.state_dict().items():
+        said = theirs.get(key, key)
+        if key not in state:
+            raise Refused(f"{name}: {report.family} without {said}; the file is incomplete")
+        if state[key].shape != wanted.shape:
+            shapes = f"{tuple(state[key].shape)}, where the rest of the file asks for {tuple(wanted.shape)}"
+            raise Refused(f"{name}: {report.family} with {said} of shape {shapes}")
 
 
 # -------------------------------------------------------------------------------------------------------------------- opening
@@ -152,20 +165,32 @@ def recognise(state: Mapping[str, Tensor], *, name: str) -> Family:
     for family in FAMILIES:
         if family.fits(state):
             return family
-    nearest = max(FAMILIES, key=lambda f: sum(f.place(n) is not None for n in state))
+    nearest = max(FAMILIES, key=lambda f: _likeness(f, state))
+    if not any(_likeness(nearest, state)):
+        known = ", ".join(f.name for f in FAMILIES)
+        raise Refused(f"{name}: weights of no known family, and nothing in it is like any of {known}; its names: {_listed(list(state))}")
     strange = [n for n in state if nearest.place(n) is None]
     lacks = nearest.missing(state)
-    why = f"it lacks {lacks}" if lacks else "but it is none"
-    names = f"; names unknown there: {', '.join(strange[:UNMATCHED])}" + (f" and {len(strange) - UNMATCHED} more" if len(strange) > UNMATCHED else "")
-    raise Refused(f"{name}: weights of no known family; nearest is {nearest.name}, {why}{names if strange else ''}")
+    why = f"which has {lacks}" if lacks else "but something of another is in it"
+    names = f"; names unknown there: {_listed(strange)}" if strange else ""
+    raise Refused(f"{name}: weights of no known family; nearest is {nearest.name}, {why}{names}")
+
+
+def _likeness(family: Family, state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """How many names the family's encoder has, then how many it knows at all."""
+    places = [place for n in state if (place := family.place(n)) is not None]
+    return sum(bool(ours) for ours, _ in places), len(places)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:UNMATCHED]) + (f" and {len(names) - UNMATCHED} more" if len(names) > UNMATCHED else "")
 
 
 def translate(state: State, family: Family, report: Report, *, name: str) -> State:
     """Tensors under our names; fills the report.  Raises: Refused for names that the family does not have, or two tensors for one place."""
     strange = [n for n in state if family.place(n) is None]
     if strange:
-        more = f" and {len(strange) - UNMATCHED} more" if len(strange) > UNMATCHED else ""
-        raise Refused(f"{name}: looks like {family.name}, but that has no {', '.join(strange[:UNMATCHED])}{more}; nothing is loaded in part")
+        raise Refused(f"{name}: looks like {family.name}, but that has no {_listed(strange)}; nothing is loaded in part")
     ours: State = {}
     came: dict[str, str] = {}
     for theirs, value in state.items():
