@@ -104,6 +104,7 @@ def test_published_sizes_fit(name, monkeypatch):
     assert found.encoder.width == {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256}.get(name, SIZES[name].get("width"))
     if name in MILLIONS:
         assert round(sum(p.numel() for p in found.encoder.parameters()) / 1e6) == pytest.approx(MILLIONS[name], abs=1)
+    assert not [w for w in found.report.warnings if "where the published model has" in w]
     heads = {"Hi-End-MAE": 16, "SigVLP": 16, "MAE": 12, "HLIP": 12}
     if name in heads:
         assert found.encoder.blocks[0].attn.heads == heads[name]
@@ -592,6 +593,21 @@ def test_wrong_shapes_and_missing_tensors_are_refused_by_name(tmp_path):
     assert "positions of 2000 patches" in refused(changed(tmp_path, "SimCroP", pos_embed=torch.ones(1, 2000, 24)))
     middle = [n.replace(".", "__") for n in MAKERS["MAE"](states.Maker())["model"] if n.startswith("blocks.1.")]
     assert "some of them are missing" in refused(changed(tmp_path, "MAE", **dict.fromkeys(middle)))
+
+
+def test_a_bias_is_made_of_zeros_only_where_the_source_has_none(tmp_path):
+    assert "MAE without blocks.2.attn.qkv.bias" in refused(changed(tmp_path, "MAE", blocks__2__attn__qkv__bias=None))
+    none = {f"blocks__{n}__attn__qkv__bias": None for n in range(3)}
+    assert "MAE without blocks.0.attn.qkv.bias" in refused(changed(tmp_path, "MAE", **none))
+    assert "MAE without cls_token" in refused(changed(tmp_path, "MAE", cls_token=None))
+    adapted = reading.load(written(tmp_path, "M3D-CLIP"), crop=CROPS["M3D-CLIP"]).report.adapted
+    assert adapted["blocks.*.attn.qkv.bias"] == "zeros, the source has no bias there"
+
+
+def test_an_encoder_of_other_sizes_than_the_published_one_is_loaded_and_said(tmp_path):
+    """Whole blocks may be gone from a file without a gap in their numbers."""
+    warnings = reading.load(written(tmp_path, "SimCroP", depth=2), crop=CROPS["SimCroP"]).report.warnings
+    assert "depth 2, where the published model has 12" in warnings
 
 
 def test_a_name_that_the_family_does_not_have_is_no_partial_load(tmp_path):

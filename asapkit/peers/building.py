@@ -41,14 +41,15 @@ def depth_of(state: State) -> int:
     return len(numbers)
 
 
-def filled(state: State, width: int) -> dict[str, str]:
-    """Puts zeros where a source has no bias, and says so."""
-    wanted = {"patch_embed.proj.bias": width} | {f"blocks.{i}.attn.qkv.bias": 3 * width for i in range(depth_of(state))}
-    missing = [name for name in wanted if name not in state]
-    like = next(iter(state.values()))
-    state.update({name: torch.zeros(wanted[name], device=like.device) for name in missing})
-    groups = {"patch_embed.proj.bias": "zeros, the source has no bias there"} if "patch_embed.proj.bias" in missing else {}
-    return groups | ({"blocks.*.attn.qkv.bias": "zeros, the source has no bias there"} if len(missing) > len(groups) else {})
+def filled(state: State, width: int, without: tuple[str, ...]) -> dict[str, str]:
+    """Puts zeros for the biases that a source is known to do without, where the file has none of them, and says so."""
+    said, like = {}, next(iter(state.values()))
+    for bias in without:
+        names = [bias] if bias.startswith("patch_embed") else [f"blocks.{i}.{bias}" for i in range(depth_of(state))]
+        if not any(name in state for name in names):
+            state.update({name: torch.zeros(width if name == bias else 3 * width, device=like.device) for name in names})
+            said[bias if len(names) == 1 else f"blocks.*.{bias}"] = "zeros, the source has no bias there"
+    return said
 
 
 def vit(
@@ -60,15 +61,19 @@ def vit(
     head_width: int = 64,
     activation: str = "gelu",
     eps: float = 1e-6,
+    without: tuple[str, ...] = (),
 ) -> Built:
-    """A transformer in timm's names, its patch embedding (D, 1, u, v, w) and its positions in the network's own order."""
+    """A transformer in timm's names, its patch embedding (D, 1, u, v, w) and its positions in the network's own order.
+
+    without: biases that the source does not have ("patch_embed.proj.bias", "attn.qkv.bias").
+    """
     kernel = state["patch_embed.proj.weight"]
     width, depth = len(kernel), depth_of(state)
     own_patch = tuple(kernel.shape[2:])
     patch = tuple(own_patch[geometry.frame.axes.index(axis)] for axis in "xyz")
     wanted = sized(geometry, crop=crop, patch=patch)
     published = _trained(state["pos_embed"].numel() // width, sized(geometry, patch=patch), wanted)
-    adapted = filled(state, width)
+    adapted = filled(state, width, without)
     adapted |= _place(state, published, wanted, width)
     options = {
         "width": width, "depth": depth, "heads": max(1, width // head_width), "cls": "cls_token" in state, "norm_pre": "norm_pre.weight" in state,
@@ -166,6 +171,6 @@ def hi_end(state: State, *, geometry: Geometry, crop: Triple | None = None) -> B
 def m3d(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Built:
     """M3D-CLIP: its patch embedding is a linear layer over the voxels of a patch in u, v, w order, which is a convolution."""
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].unflatten(1, (1, *geometry.frame.own(geometry.patch)))
-    built = vit(state, geometry=geometry, crop=crop, eps=1e-5)
+    built = vit(state, geometry=geometry, crop=crop, eps=1e-5, without=("attn.qkv.bias",))
     built.adapted["patch_embed.proj.weight"] = "the linear layer over a patch as a convolution"
     return built

@@ -50,6 +50,7 @@ MONAI = (
 I3D = r"(?:(?:visual_encoder\.model\.)?encode_image\.)?(?:i3_resnet\.)?"
 RESNET = r"((?:layer[1-4]\.\d+\.)?(?:conv[123]|bn[123])\.\w+|layer[1-4]\.\d+\.downsample\.[01]\.\w+)"
 CROSS = (r".*blocks\.\d+\.(?:norm_cross_attn|cross_attn)\..+", "registered by newer MONAI, never used")
+VIT_B = {"width": 768, "depth": 12}
 CHOSEN_2D = "spacing, crop and HU window of a 2-D encoder are this house's choice"
 
 
@@ -68,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"(?:finding_align_img_mlp|align_text_mlp|regression_head)\..+", "heads of the sentence alignment"),
         ),
         build=partial(building.house, geometry=ASAP_GEOMETRY),
+        sizes=VIT_B,
     ),
     Family(
         "SimCroP", "arXiv 2509.08311; github ToniChopp/SimCroP, commit b10fd08", "Apache-2.0",
@@ -79,6 +81,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"(?:finding_align_img_mlp|align_text_mlp|regression_head)\..+", "heads of the sentence alignment"),
         ),
         build=partial(building.house, geometry=ASAP_GEOMETRY),
+        sizes=VIT_B,
         remarks=("an ASAP encoder saved without its heads has the same names, and is the same network",),
     ),
     Family(
@@ -87,6 +90,7 @@ FAMILIES: tuple[Family, ...] = (
         rules=((f"({TIMM})", r"\1"),),
         dropped=(DECODER, (r"bert_(?:encoder|mlp)\..+", "the report decoder")),
         build=partial(building.plane, geometry=MRM_GEOMETRY),
+        sizes=VIT_B,
         remarks=(CHOSEN_2D, "trained on chest radiographs at half resolution"),
     ),
     Family(
@@ -96,11 +100,12 @@ FAMILIES: tuple[Family, ...] = (
         rules=((f"({TIMM})", r"\1"),),
         dropped=(DECODER,),
         build=partial(building.plane, geometry=PLANE_GEOMETRY),
+        sizes=VIT_B,
         remarks=(CHOSEN_2D, "trained on photographs (ImageNet)"),
     ),
     Family(
         "M3AE", "github zhjohnchan/M3AE, commit 14da377", "",
-        needs=((r"vision_encoder\.visual\.conv1\.weight", 4), (r"vision_encoder\.visual\.transformer\..+", None)),
+        needs=((r"vision_encoder\.visual\.conv1\.weight", 4), (r"vision_encoder\.visual\.ln_pre\.weight", 1)),
         rules=under(r"vision_encoder\.visual\.", (
             (r"conv1\.weight", "patch_embed.proj.weight"), ("class_embedding", "cls_token"), ("positional_embedding", "pos_embed"),
             (r"ln_pre\.(\w+)", r"norm_pre.\1"), (r"ln_post\.(\w+)", r"norm.\1"),
@@ -115,26 +120,29 @@ FAMILIES: tuple[Family, ...] = (
             (r"language_encoder\..+", "the text encoder"),
             (r"(?:multi_modal_|modality_type_embeddings).+|(?:mlm|mim|itm|vqa|cls|irtr)_head\..+", "fusion of image and text, and heads"),
         ),
-        build=partial(building.plane, geometry=CLIP_GEOMETRY, activation="quick", eps=1e-5),
+        build=partial(building.plane, geometry=CLIP_GEOMETRY, activation="quick", eps=1e-5, without=("patch_embed.proj.bias",)),
+        sizes=VIT_B | {"depth": 11},
         remarks=(CHOSEN_2D, "CLIP's last block is not there: the source leaves it out"),
     ),
     Family(
         "Hi-End-MAE", "github FengheTan9/Hi-End-MAE, commit b0df9c6", "Apache-2.0",
-        needs=((r"encoder\.patch_embed\.proj\.weight", 5), ("encoder_pos_embed", 3)),
+        needs=((r"encoder\.patch_embed\.proj\.weight", 5), (r"encoder\.cls_token", 3), ("encoder_pos_embed", 3)),
         rules=((rf"encoder\.({TIMM})", r"\1"), ("encoder_pos_embed", "pos_embed")),
         dropped=((r"mask_token|decoder_pos_embed|decoder\..+|encoder_to_decoder\..+", "the decoder of pre-training"),),
         build=partial(building.hi_end, geometry=HI_END_GEOMETRY),
+        sizes={"depth": 12},
         remarks=("trained with flips and quarter turns of every axis: directions are free",),
     ),
     Family(
         "M3D-CLIP", "arXiv 2404.00578; github BAAI-DCAI/M3D, commit 63e7200", "MIT",
         needs=(
             (r"(?:vision_encoder\.)?patch_embedding\.patch_embeddings\.1\.weight", 2),
-            (r"(?:vision_encoder\.)?patch_embedding\.position_embeddings", 3),
+            (r"(?:vision_encoder\.)?patch_embedding\.position_embeddings", 3), (r"(?:vision_encoder\.)?cls_token", 3),
         ),
         rules=under(r"(?:vision_encoder\.)?", MONAI),
         dropped=(CROSS, (r"language_encoder\..+", "the text encoder"), (r"mm_(?:vision|language)_proj\..+|logit_scale", "the contrastive head")),
         build=partial(building.m3d, geometry=M3D_GEOMETRY),
+        sizes=VIT_B,
         remarks=("the source scales each volume between its own extremes; the HU window and the spacing are this house's choice",),
     ),
     Family(
@@ -146,6 +154,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"query_tokens|temp|(?:attention|vision_projs)\..+", "pooling by organ and the contrastive head"),
         ),
         build=partial(building.vit, geometry=FVLM_GEOMETRY, eps=1e-5),
+        sizes=VIT_B,
         remarks=("axis directions are those of CT-RATE's stored files",),
     ),
     Family(
@@ -156,6 +165,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         dropped=((r"visual\.head\..+|logit_(?:scale|bias)", "the contrastive head"), (r"text\..+", "the text encoder")),
         build=partial(building.hlip, geometry=HLIP_GEOMETRY),
+        sizes=VIT_B,
         remarks=("axis directions are those of CT-RATE's stored files", "one scan of a study, every third block over the whole scan"),
     ),
     Family(
@@ -189,6 +199,7 @@ FAMILIES: tuple[Family, ...] = (
             (r".+_extra(?:\..+)?", "never used by the released forward"),
         ),
         build=partial(ctvit.build, geometry=CTVIT_GEOMETRY),
+        sizes={"width": 512, "spatial": 4, "temporal": 4, "heads": 8, "codes": 8192},
         remarks=("axis directions are those of CT-RATE's stored files", "tokens are codebook entries, as CT-CLIP pools them"),
     ),
     Family(
@@ -200,6 +211,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"encode_text\..+", "the text encoder"), ("logit_scale|meta", "the contrastive head"),
         ),
         build=partial(convolutional.i3d, geometry=MERLIN_GEOMETRY),
+        sizes={"stem": 64, "blocks": [3, 8, 36, 3]},
         remarks=("trained on abdominal CT", "Astra's image weights (zzzwzh/Astra_CTRG, chest CT, MIT) have the same names and are read alike"),
     ),
     Family(
@@ -212,6 +224,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"query_tokens|temp|(?:attention|vision_projs|res_projs[12])\..+", "pooling by organ and the contrastive head"),
         ),
         build=partial(convolutional.resnet, geometry=VISD_GEOMETRY),
+        sizes={"stem": 64, "blocks": [2, 2, 2, 2], "width": 256},
         remarks=("axis directions are those of CT-RATE's stored files",),
     ),
     Family(
@@ -224,6 +237,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         dropped=((r"(?:up_tr\d+|out_tr)\..+", "the expanding half, which restores the image"),),
         build=partial(convolutional.unet, geometry=PCRL_GEOMETRY),
+        sizes={"channels": [[1, 32, 64], [64, 64, 128], [128, 128, 256], [256, 256, 512]]},
         remarks=("trained on cubes of LUNA16; any crop of whole patches may be asked for",),
     ),
     Family(
@@ -241,6 +255,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"(?:base_model\.)?text_model\..+", "the text encoder"), (r"(?:base_model\.)?logit_(?:scale|bias)", "the contrastive head"),
         ),
         build=partial(siglip.build, geometry=SIGVLP_GEOMETRY),
+        sizes={"width": 1024, "depth": 24},
         remarks=(
             "the source resizes the whole field of a slice to 256 x 256; 1.5 mm and 128 slices are this house's choice",
             "positions are those that the released code computes, which are not what its configuration says",
@@ -255,6 +270,7 @@ FAMILIES: tuple[Family, ...] = (
             (r"cls\..+|cls_projection_head\..+", "heads of its own pre-training"),
         ),
         build=text.build,
+        sizes=VIT_B,
         kind="text",
     ),
 )  # fmt: skip

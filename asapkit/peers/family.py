@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class Family:
     lacks: tuple[str, ...] = ()  # names that must not be there
     remarks: tuple[str, ...] = ()  # said with every report
     kind: str = "image"  # image | text
+    sizes: Mapping = field(default_factory=dict)  # of the published encoder; another one is loaded too, and said
 
     def place(self, name: str) -> tuple[str, str] | None:
         """Our name and "", or "" and the reason why it is dropped; None for a name that the family does not have."""
@@ -57,6 +58,12 @@ def _place(name: str, rules: Rules, dropped: Rules) -> tuple[str, str] | None:
         if found := re.fullmatch(pattern, name):
             return found.expand(ours), ""
     return next((("", why) for pattern, why in dropped if re.fullmatch(pattern, name)), None)
+
+
+def unlike(settings: Mapping, sizes: Mapping) -> list[str]:
+    """Sizes of an encoder that are not the published ones: a smaller model of the family, or a file from which whole blocks were taken."""
+    made = settings.get("config", settings)
+    return [f"{name} {made[name]}, where the published model has {size}" for name, size in sizes.items() if made.get(name, size) != size]
 
 
 def says(encoder: nn.Module) -> str:

@@ -19,7 +19,7 @@ from asapkit import checkpoint
 from asapkit.peers import networks
 from asapkit.peers.building import Built
 from asapkit.peers.families import FAMILIES
-from asapkit.peers.family import Family, says
+from asapkit.peers.family import Family, says, unlike
 from asapkit.peers.frame import Triple
 from asapkit.peers.report import Report
 from asapkit.types import Refused
@@ -61,7 +61,7 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
     _whole(encoder, built.state, report, name=file.name)
     checkpoint.fill(encoder, built.state, file.name)
     report.adapted |= built.adapted
-    report.warnings += built.warnings
+    report.warnings += built.warnings + unlike(built.settings, family.sizes)
     report.contract = says(encoder)
     return Loaded(encoder.eval(), report, built.kind, built.settings)
 
