@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import zipfile
 from math import prod
 from pathlib import Path
 
@@ -538,8 +539,16 @@ def refused(file: Path) -> str:
 def test_a_hostile_pickle_is_refused_and_not_run(old, tmp_path):
     mark = tmp_path / "mark"
     torch.save({"model": {"weight": torch.ones(1)}, "extra": Hostile(mark)}, tmp_path / "bad.pt", _use_new_zipfile_serialization=not old)
-    assert "would run code (posix.system" in refused(tmp_path / "bad.pt")
+    assert "not opened, it holds posix.system, which could run code" in refused(tmp_path / "bad.pt")
     assert not mark.exists()
+
+
+def test_whole_modules_and_programs_are_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    assert "holds torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pt")
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as program:
+        program.writestr("program/constants.pkl", b"")
+    assert "it is a program (TorchScript)" in refused(tmp_path / "program.pt")
 
 
 def test_settings_of_a_source_in_a_namespace_are_no_danger(tmp_path):

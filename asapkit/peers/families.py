@@ -61,7 +61,7 @@ def under(prefix: str, rules: Rules) -> Rules:
 
 FAMILIES: tuple[Family, ...] = (
     Family(
-        "ASAP", "arXiv 2606.00602; github ToniChopp/ASAP, commit 6918832", "",
+        "ASAP", "arXiv 2606.00602; github ToniChopp/ASAP, commit 6918832", "Apache-2.0",
         needs=((r"patch_embed\.proj\.weight", 5), (r"blocks\.0\.attn\.qkv\.weight", 2), (r"decoder_injection_.+", None)),
         rules=((f"({TIMM})", r"\1"),),
         dropped=(
@@ -241,7 +241,7 @@ FAMILIES: tuple[Family, ...] = (
         remarks=("trained on cubes of LUNA16; any crop of whole patches may be asked for",),
     ),
     Family(
-        "SigVLP", "arXiv 2602.21735; github WongJiayi/ReciproVox, commit 892a8ec", "MIT",
+        "SigVLP", "arXiv 2602.21735; code in github WongJiayi/ReciproVox (MIT), commit 892a8ec", "",
         needs=((r"(?:base_model\.)?vision_model\.embeddings\.patch_embed\.weight", 5), (r"(?:base_model\.)?vision_model\.encoder\..+", None)),
         rules=under(r"(?:base_model\.)?vision_model\.", (
             (r"embeddings\.patch_embed\.(\w+)", r"patch_embed.proj.\1"), (r"post_layernorm\.(\w+)", r"norm.\1"),

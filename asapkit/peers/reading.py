@@ -134,8 +134,7 @@ def _safetensors(file: Path) -> State:
 
 def _pickle(file: Path) -> object:
     """A pickle's plain values and tensors. `argparse.Namespace`, in which several sources keep their settings, only holds values."""
-    if _cut_zip(file):
-        raise Refused(f"{file.name}: truncated or damaged; fetch it again")
+    _look_into(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -143,15 +142,24 @@ def _pickle(file: Path) -> object:
         said = str(error)
         if found := re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class|operand|type)\W+(?:GLOBAL )?(\S+)", said):
             what = (found[1] or found[2]).strip(".,'`")
-            raise Refused(f"{file.name}: refused, it would run code ({what}); ask its authors for safetensors, or for the tensors alone") from error
+            raise Refused(
+                f"{file.name}: not opened, it holds {what}, which could run code; ask its authors for safetensors or for tensors alone"
+            ) from error
         raise Refused(f"{file.name}: not a file of weights, or damaged; fetch it again") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError, IndexError) as error:
         raise Refused(f"{file.name}: truncated or damaged, torch cannot read it; fetch it again") from error
 
 
-def _cut_zip(file: Path) -> bool:
+def _look_into(file: Path) -> None:
+    """Raises: Refused for a zip that is cut short, and for a program (TorchScript)."""
     with file.open("rb") as stream:
-        return stream.read(2) == b"PK" and not zipfile.is_zipfile(file)
+        if stream.read(2) != b"PK":
+            return
+    if not zipfile.is_zipfile(file):
+        raise Refused(f"{file.name}: truncated or damaged; fetch it again")
+    with zipfile.ZipFile(file) as whole:
+        if any(Path(name).name == "constants.pkl" for name in whole.namelist()):
+            raise Refused(f"{file.name}: not opened, it is a program (TorchScript); save its state_dict where you trust it")
 
 
 # ---------------------------------------------------------------------------------------------------------------- recognising
