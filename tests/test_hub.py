@@ -120,5 +120,7 @@ def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
     assert "a run of this library, scale toy" in capsys.readouterr().out
     found = reading.load(tmp_path / "weights.safetensors")
     assert list(found.report.dropped) == ["decoder.mask_token"]
+    with pytest.raises(Refused, match="keep its own crop"):
+        reading.load(tmp_path / "weights.safetensors", crop=(48, 48, 24))
     back = hub.load(hub.export(found, tmp_path / "out")).encoder
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in encoder.state_dict().items())

@@ -49,6 +49,8 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
     file = Path(file)
     state, left = opened(file)
     if "encoder.embed.weight" in state and (file.parent / "config.json").exists():
+        if crop is not None:
+            raise Refused(f"{file.name}: weights of a run, which keep its own crop; leave the crop out")
         return _own(file, state)
     family = recognise(state, name=file.name)
     report = Report(family.name, family.source, family.licence, dropped=left, warnings=list(family.remarks))
