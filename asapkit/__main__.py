@@ -18,6 +18,7 @@ import asapkit
 
 GOOD, UNUSABLE, SOME_REFUSED = 0, 1, 2
 CORES = os.cpu_count() or 1
+WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 EXPECTED = (ValueError, OSError, ImportError, LookupError, FloatingPointError)  # said in one line; anything else is our fault and says where
 
 
@@ -76,8 +77,9 @@ def _data_commands(command) -> None:
         _argument("--seed", type=int, default=0, metavar="S"), scale, workers,
     )  # fmt: skip
     command(
-        doctor, "look for faults in a dataset; without one, describe this environment",
-        _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, or one scan"), _layout(), workers,
+        doctor, "look for faults in a dataset or a file of weights; without one, describe this environment",
+        _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, one scan, or a file of weights (.pt, .safetensors ...)"),
+        _layout(), workers, _argument("--export", type=Path, metavar="DIR", help="write the encoder of a file of weights, ready for a model hub"),
     )  # fmt: skip
     command(
         preprocess, "volumes, organs and reports into a store", _argument("dataset", metavar="DATASET", type=Path),
@@ -138,6 +140,10 @@ def doctor(options) -> int:
     if options.dataset is None:
         print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
         return GOOD
+    if options.dataset.suffix.lower() in WEIGHTS and not options.dataset.is_dir():
+        return _weights(options)
+    if options.export:
+        raise ValueError("--export needs a file of weights")
     if options.dataset.is_file() and options.dataset.suffix != ".csv":
         scans, found = 1, library.examine(options.dataset)
     else:
@@ -226,6 +232,21 @@ def demo(options) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------- small print
+
+
+def _weights(options) -> int:
+    """What `doctor` says of a file of weights: its family, and what became of every tensor."""
+    from asapkit import hub
+    from asapkit.peers import reading
+
+    if hub.exported(options.dataset.parent) and not options.export:
+        print(hub.load(options.dataset.parent).said["report"])
+        return GOOD
+    found = reading.load(options.dataset)
+    print(found.report)
+    if options.export:
+        print(f"exported to {hub.export(found, options.export)}")
+    return GOOD
 
 
 def _scans(options) -> Iterable:

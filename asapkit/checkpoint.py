@@ -136,9 +136,17 @@ def load_method(run: Path) -> nn.Module:
 
 
 def load_encoder(source: Path | str) -> nn.Module:
-    """The encoder of a run folder, or of a weights file with config.json beside it; eval mode, CPU."""
+    """The encoder of a run folder, an exported folder, a weights file in one of these, or another method's released file; eval mode, CPU."""
     source = Path(source)
     folder = source if source.is_dir() else source.parent
+    if source.is_file() and not (folder / "config.json").exists():
+        from asapkit.peers import reading
+
+        return reading.load(source).encoder
+    from asapkit import hub
+
+    if hub.exported(folder):
+        return hub.load(folder).encoder
     if not (folder / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
     state = {k.removeprefix("encoder."): v for k, v in read_weights(source).items() if k.startswith("encoder.")}

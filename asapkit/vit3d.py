@@ -5,6 +5,8 @@ Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencod
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
@@ -117,7 +119,7 @@ class Encoder(nn.Module):
             config.width,
             config.contract,
         )
-        self.embed = nn.Linear(int(torch.tensor(config.patch).prod()), config.width)
+        self.embed = nn.Linear(prod(config.patch), config.width)
         self.stem = StatisticsStem(patch=config.patch, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
@@ -201,7 +203,7 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.blocks = nn.ModuleList(Block(config.decoder_width, config.decoder_heads) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(config.decoder_width, eps=1e-6)
-        self.pred = nn.Linear(config.decoder_width, int(torch.tensor(config.patch).prod()))
+        self.pred = nn.Linear(config.decoder_width, prod(config.patch))
         self.register_buffer(
             "positions",
             sincos_positions(config.grid, config.decoder_width),

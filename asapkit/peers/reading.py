@@ -1,0 +1,240 @@
+"""Opens a file of weights without running what is in it, says whose it is, and loads its encoder whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from asapkit import checkpoint
+from asapkit.peers import networks
+from asapkit.peers.building import Built
+from asapkit.peers.families import FAMILIES
+from asapkit.peers.family import Family, says, unlike
+from asapkit.peers.frame import Triple
+from asapkit.peers.report import Report
+from asapkit.types import Refused
+
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|trained_model\.)+")  # DataParallel, torch.compile, CT-LiPro
+UNMATCHED = 10  # names of an unknown file that its refusal spells out
+State = dict[str, Tensor]
+
+
+@dataclass
+class Loaded:
+    """An encoder in eval mode on the CPU, what became of every tensor of its file, and how it can be made again."""
+
+    encoder: nn.Module
+    report: Report
+    kind: str
+    settings: dict
+
+
+def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
+    """The encoder of a released checkpoint.
+
+    crop: voxels x, y, z of another crop than the published one; positions are computed or interpolated for its grid.
+    Raises: Refused, in one line, for a file that cannot be read safely, an unknown family, missing tensors or odd shapes, and NaN.
+    """
+    file = Path(file)
+    state, left = opened(file)
+    if "encoder.embed.weight" in state and (file.parent / "config.json").exists():
+        if crop is not None:
+            raise Refused(f"{file.name}: weights of a run, which keep its own crop; leave the crop out")
+        return _own(file, state)
+    family = recognise(state, name=file.name)
+    report = Report(family.name, family.source, family.licence, dropped=left, warnings=list(family.remarks))
+    ours = translate(state, family, report, name=file.name)
+    _finite(ours, report, name=file.name)
+    built = _built(family, ours, crop, name=file.name)
+    device = next(iter(built.state.values())).device
+    with torch.device(device):
+        encoder = networks.make(built.kind, built.settings)
+    _whole(encoder, built.state, report, name=file.name)
+    checkpoint.fill(encoder, built.state, file.name)
+    report.adapted |= built.adapted
+    report.warnings += built.warnings + unlike(built.settings, family.sizes)
+    report.contract = says(encoder)
+    return Loaded(encoder.eval(), report, built.kind, built.settings)
+
+
+def _own(file: Path, state: State) -> Loaded:
+    """The weights of a run of this house, with its config.json beside them."""
+    encoder = checkpoint.load_encoder(file)
+    used = {n: n.removeprefix("encoder.") for n in state if n.startswith("encoder.")}
+    rest = {n: "decoder and heads of pre-training: checkpoint.load_method reads them with the run" for n in state if n not in used}
+    report = Report("asapkit", f"a run of this library, scale {encoder.config.scale}", "the trainer's own", renamed=used, dropped=rest)
+    report.contract = says(encoder)
+    return Loaded(encoder, report, "house", {"config": asdict(encoder.config)})
+
+
+def _built(family: Family, ours: State, crop: Triple | None, *, name: str) -> Built:
+    asked = {} if crop is None or family.kind == "text" else {"crop": tuple(crop)}
+    try:
+        return family.build(ours, **asked)
+    except KeyError as error:
+        raise Refused(f"{name}: {family.name} without {error.args[0]}; the file is incomplete") from error
+    except Refused as error:
+        raise Refused(f"{name}: {family.name}: {error}") from error
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise Refused(f"{name}: {family.name} with tensors of other shapes ({' '.join(str(error).split())[:160]})") from error
+
+
+def _whole(encoder: nn.Module, state: State, report: Report, *, name: str) -> None:
+    """Raises: Refused in the file's own names where a tensor is missing or of another shape than the rest of the file asks for."""
+    theirs = {ours: their for their, ours in report.renamed.items()}
+    for key, wanted in encoder.state_dict().items():
+        said = theirs.get(key, key)
+        if key not in state:
+            raise Refused(f"{name}: {report.family} without {said}; the file is incomplete")
+        if state[key].shape != wanted.shape:
+            shapes = f"{tuple(state[key].shape)}, where the rest of the file asks for {tuple(wanted.shape)}"
+            raise Refused(f"{name}: {report.family} with {said} of shape {shapes}")
+
+
+# -------------------------------------------------------------------------------------------------------------------- opening
+
+
+def opened(file: Path | str) -> tuple[State, dict[str, str]]:
+    """Tensors by name, containers and wrappers taken off; and what else the file holds, with the reason why it is left there.
+
+    Raises: Refused for a missing, damaged or unsafe file, and for one without tensors.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise Refused(f"{file}: no such file")
+    whole = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+    left: dict[str, str] = {}
+    while isinstance(whole, Mapping) and (inner := next((c for c in CONTAINERS if isinstance(whole.get(c), Mapping)), None)):
+        left |= {str(name): "beside the weights: not read" for name in whole if name != inner}
+        whole = whole[inner]
+    if not isinstance(whole, Mapping):
+        raise Refused(f"{file.name}: holds a {type(whole).__name__}, no weights by name")
+    state = {WRAPPERS.sub("", str(name)): value for name, value in whole.items() if isinstance(value, Tensor)}
+    left |= {str(name): "no tensor" for name, value in whole.items() if not isinstance(value, Tensor)}
+    if not state:
+        raise Refused(f"{file.name}: holds no tensors")
+    return state, left
+
+
+def _safetensors(file: Path) -> State:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Refused(f"{file.name}: truncated or damaged, not readable as safetensors; fetch it again") from error
+
+
+def _pickle(file: Path) -> object:
+    """A pickle's plain values and tensors. `argparse.Namespace`, in which several sources keep their settings, only holds values."""
+    _look_into(file)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        said = str(error)
+        if found := re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class|operand|type)\W+(?:GLOBAL )?(\S+)", said):
+            what = (found[1] or found[2]).strip(".,'`")
+            raise Refused(
+                f"{file.name}: not opened, it holds {what}, which could run code; ask its authors for safetensors or for tensors alone"
+            ) from error
+        raise Refused(f"{file.name}: not a file of weights, or damaged; fetch it again") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError, IndexError) as error:
+        raise Refused(f"{file.name}: truncated or damaged, torch cannot read it; fetch it again") from error
+
+
+def _look_into(file: Path) -> None:
+    """Raises: Refused for a zip that is cut short, and for a program (TorchScript)."""
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":
+            return
+    if not zipfile.is_zipfile(file):
+        raise Refused(f"{file.name}: truncated or damaged; fetch it again")
+    with zipfile.ZipFile(file) as whole:
+        if any(Path(name).name == "constants.pkl" for name in whole.namelist()):
+            raise Refused(f"{file.name}: not opened, it is a program (TorchScript); save its state_dict where you trust it")
+
+
+# ---------------------------------------------------------------------------------------------------------------- recognising
+
+
+def recognise(state: Mapping[str, Tensor], *, name: str) -> Family:
+    """The family whose fingerprint the names and ranks of tensors are.
+
+    Raises: Refused naming the family that comes nearest, and the first ten names that are none of its own.
+    """
+    for family in FAMILIES:
+        if family.fits(state):
+            return family
+    nearest = max(FAMILIES, key=lambda f: _likeness(f, state))
+    if not any(_likeness(nearest, state)):
+        known = ", ".join(f.name for f in FAMILIES)
+        raise Refused(f"{name}: weights of no known family, and nothing in it is like any of {known}; its names: {_listed(list(state))}")
+    strange = [n for n in state if nearest.place(n) is None]
+    lacks = nearest.missing(state)
+    why = f"which has {lacks}" if lacks else "but something of another is in it"
+    names = f"; names unknown there: {_listed(strange)}" if strange else ""
+    raise Refused(f"{name}: weights of no known family; nearest is {nearest.name}, {why}{names}")
+
+
+def _likeness(family: Family, state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """How many names the family's encoder has, then how many it knows at all."""
+    places = [place for n in state if (place := family.place(n)) is not None]
+    return sum(bool(ours) for ours, _ in places), len(places)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:UNMATCHED]) + (f" and {len(names) - UNMATCHED} more" if len(names) > UNMATCHED else "")
+
+
+def translate(state: State, family: Family, report: Report, *, name: str) -> State:
+    """Tensors under our names; fills the report.  Raises: Refused for names that the family does not have, or two tensors for one place."""
+    strange = [n for n in state if family.place(n) is None]
+    if strange:
+        raise Refused(f"{name}: looks like {family.name}, but that has no {_listed(strange)}; nothing is loaded in part")
+    ours: State = {}
+    came: dict[str, str] = {}
+    for theirs, value in state.items():
+        target, why = family.place(theirs)
+        if target in ours and not (value.is_meta or torch.equal(ours[target], value)):
+            raise Refused(f"{name}: {theirs} and {came[target]} differ, and both are {target}")
+        if not target or target in ours:
+            report.dropped[theirs] = why or f"the same as {came[target]}"
+            continue
+        ours[target], came[target] = value, theirs
+        if target == theirs:
+            report.matched.append(theirs)
+        else:
+            report.renamed[theirs] = target
+    return _joined(ours, name=name)
+
+
+def _joined(state: State, *, name: str) -> State:
+    """Query, key and value that a source keeps apart ("x:q", "x:k", "x:v") as one tensor.  Raises: Refused where one of them is missing."""
+    for whole in dict.fromkeys(n.rpartition(":")[0] for n in state if ":" in n):
+        thirds = [state.pop(f"{whole}:{third}", None) for third in "qkv"]
+        if any(third is None for third in thirds):
+            raise Refused(f"{name}: {whole} lacks its query, key or value; the file is incomplete")
+        state[whole] = torch.cat(thirds)
+    return state
+
+
+def _finite(state: State, report: Report, *, name: str) -> None:
+    """Widens to float32 in place; says so.  Raises: Refused naming the first tensor with NaN or infinity."""
+    kinds = {str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point() and v.dtype != torch.float32}
+    for key, value in state.items():
+        if value.is_floating_point():
+            if not value.is_meta and not torch.isfinite(value).all():
+                raise Refused(f"{name}: {key} holds NaN or infinity; a training that diverged, or a damaged file")
+            state[key] = value.float()
+    if kinds:
+        report.warnings.append(f"stored as {' and '.join(sorted(kinds))}, computed in float32")

@@ -1,0 +1,126 @@
+"""Exports for a model hub: every tensor comes back, the card says what must be said; and what the command line says of a file of weights."""
+
+from __future__ import annotations
+
+import json
+
+import peer_states as states
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_peers import CROPS, MAKERS, written
+
+from asapkit import checkpoint, hub
+from asapkit.__main__ import main
+from asapkit.config import Config
+from asapkit.peers import reading
+from asapkit.types import Refused
+from asapkit.vit3d import Encoder
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_an_export_comes_back_tensor_for_tensor(name, tmp_path):
+    found = reading.load(written(tmp_path, name), crop=CROPS[name])
+    folder = hub.export(found, tmp_path / "out")
+    assert {f.name for f in folder.iterdir()} == set(hub.FILES)
+    back = hub.load(folder)
+    ours, theirs = found.encoder.state_dict(), back.encoder.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert back.encoder.contract == found.encoder.contract and back.encoder.grid == found.encoder.grid
+    image = torch.rand(1, 1, *CROPS[name])
+    with torch.inference_mode():
+        assert torch.equal(found.encoder.tokens(image), back(image))
+    told = json.loads((folder / "contract.json").read_text())
+    assert told["crop"] == list(CROPS[name]) and told["hash"] == found.encoder.contract.hash
+
+
+def test_the_text_encoder_is_exported_too(tmp_path):
+    file = tmp_path / "bert.bin"
+    torch.save(MAKERS["CXR-BERT"](states.Maker()), file)
+    found = reading.load(file)
+    back = hub.load(hub.export(found, tmp_path / "out")).encoder
+    tokens, real = torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)
+    assert torch.equal(found.encoder(tokens, real), back(tokens, real))
+
+
+def test_the_card_names_source_licence_input_and_what_was_dropped(tmp_path):
+    folder = hub.export(reading.load(written(tmp_path, "MAE"), crop=CROPS["MAE"]), tmp_path / "out")
+    card = (folder / "README.md").read_text()
+    for said in ("license: cc-by-nc-4.0", "facebookresearch/mae", "48 x 32 x 32 voxels", "dropped 17: the decoder", "not for diagnosis"):
+        assert said in card
+    unlicensed = hub.export(reading.load(written(tmp_path, "M3AE"), crop=CROPS["M3AE"]), tmp_path / "other")
+    assert "license: unknown" in (unlicensed / "README.md").read_text()
+
+
+def test_nothing_is_written_over_and_damage_is_refused(tmp_path):
+    found = reading.load(written(tmp_path, "MAE"), crop=CROPS["MAE"])
+    with pytest.raises(Refused, match="is not empty; give a new folder"):
+        hub.export(found, tmp_path)
+    folder = hub.export(found, tmp_path / "out")
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if "norm1" not in k}, folder / "model.safetensors")
+    with pytest.raises(Refused, match="damaged, or of another version"):
+        hub.load(folder)
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(Refused, match="damaged"):
+        hub.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Refused, match=r"no model\.safetensors; give a folder"):
+        hub.load(folder)
+
+
+def test_every_place_that_takes_an_encoder_takes_a_released_file_or_an_export(tmp_path):
+    file = written(tmp_path, "PCRLv2")
+    assert checkpoint.load_encoder(file).grid == (8, 8, 4)
+    folder = hub.export(reading.load(file), tmp_path / "out")
+    assert checkpoint.load_encoder(folder).grid == checkpoint.load_encoder(folder / "model.safetensors").grid == (8, 8, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_doctor_tells_of_weights_and_exports_them(tmp_path, capsys):
+    file = written(tmp_path, "PCRLv2")
+    assert main(["doctor", str(file), "--export", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("PCRLv2 (arXiv 2301.00772") and "dropped 6: the expanding half" in shown.out and not shown.err
+    assert f"exported to {tmp_path / 'out'}" in shown.out
+    assert main(["doctor", str(tmp_path / "out" / "model.safetensors")]) == 0
+    assert capsys.readouterr().out.startswith("PCRLv2")
+
+
+@pytest.mark.parametrize("make", ["absent", "empty", "unknown", "cut"])
+def test_bad_weights_are_one_line_and_exit_code_1(make, tmp_path, capsys):
+    file = tmp_path / "bad.pt"
+    if make == "empty":
+        file.write_bytes(b"")
+    elif make == "unknown":
+        torch.save({"backbone.weight": torch.ones(2)}, file)
+    elif make == "cut":
+        torch.save({"backbone.weight": torch.ones(2)}, file)
+        file.write_bytes(file.read_bytes()[:200])
+    assert main(["doctor", str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bad.pt" in line
+
+
+def test_export_is_for_weights_only(tmp_path, capsys):
+    assert main(["doctor", str(tmp_path), "--export", str(tmp_path / "out")]) == 1
+    assert "--export needs a file of weights" in capsys.readouterr().err
+
+
+def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
+    config = Config.at("toy")
+    encoder = Encoder(config)
+    save_file(
+        {f"encoder.{k}": v for k, v in encoder.state_dict().items()} | {"decoder.mask_token": torch.ones(1, 1, 48)}, tmp_path / "weights.safetensors"
+    )
+    config.save(tmp_path / "config.json")
+    assert main(["doctor", str(tmp_path / "weights.safetensors")]) == 0
+    assert "a run of this library, scale toy" in capsys.readouterr().out
+    found = reading.load(tmp_path / "weights.safetensors")
+    assert list(found.report.dropped) == ["decoder.mask_token"]
+    with pytest.raises(Refused, match="keep its own crop"):
+        reading.load(tmp_path / "weights.safetensors", crop=(48, 48, 24))
+    back = hub.load(hub.export(found, tmp_path / "out")).encoder
+    assert all(torch.equal(v, back.state_dict()[k]) for k, v in encoder.state_dict().items())
