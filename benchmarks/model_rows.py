@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from functools import partial
 import torch
 
 from asapkit import estimate, objectives, train
-from asapkit.masking import hidden_patches, visible_patches
-from asapkit.vit3d import patchify
+from asapkit.masking import hidden_indices, hidden_patches, visible_patches
+from asapkit.vit3d import patches_at, take
 from benchmarks.measure import Clock, Row, compared, rounds
 from benchmarks.models import Models, largest_difference, step
 
@@ -121,20 +122,21 @@ def losses(models: Models, count: int) -> list[Row]:
     """Reconstruction and organ loss behind the networks, forward and backward."""
     config, batch, reference = models.config, models.batch, models.reference
     g = torch.Generator().manual_seed(2)
-    predicted = torch.randn(models.volumes, config.patches, models.correct.decoder.pred.out_features, generator=g)
+    predicted = torch.randn(models.volumes, config.patches, math.prod(config.patch), generator=g)
     logits = torch.randn(models.volumes, config.patches, 9, generator=g)
     visible = visible_patches(batch.patch_order, visible=config.visible)
-    hidden = hidden_patches(visible, config.patches)
+    marked, hidden = hidden_patches(visible, config.patches).float(), hidden_indices(visible, config.patches)
+    some = take(predicted, hidden)
 
     def released() -> None:
         x, y = predicted.requires_grad_(), logits.requires_grad_()
-        (reference.model.reconstruction(x, batch.image, hidden.float()) + reference.model.organ_entropy(y, reference.labels)).backward()
+        (reference.model.reconstruction(x, batch.image, marked) + reference.model.organ_entropy(y, reference.labels)).backward()
 
     def in_patches() -> None:
-        x, y = predicted.requires_grad_(), logits.requires_grad_()
-        target = patchify(batch.image, config.patch)
-        loss = objectives.reconstruction(x, target, hidden) + objectives.organ_proportions(y, batch.organs, batch.has_organs)
-        loss.backward()
+        x, y = some.requires_grad_(), logits.requires_grad_()
+        target = patches_at(batch.image, config.patch, hidden)
+        loss = objectives.restored(x, target, patches=config.patches)
+        (loss + objectives.organ_proportions(y, batch.organs, batch.has_organs)).backward()
 
     t = rounds({"released": released, "ours": in_patches}, count=count)
     return [compared("MIM + organ losses in patch space", t["released"], t["ours"], at_least=4)]

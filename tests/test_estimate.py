@@ -36,8 +36,8 @@ def test_counting_leaves_weights_and_gradients_alone():
 
 
 def test_half_precision_keeps_less():
-    method, batch = estimate.counted_method("mae", CONFIG, {}), estimate.example(CONFIG)
-    whole, half = (estimate.count(method, batch, precision=p) for p in ("fp32", "bf16"))
+    method = estimate.counted_method("mae", CONFIG, {})
+    whole, half = (estimate.count(method, estimate.example(CONFIG, volumes=8), precision=p) for p in ("fp32", "bf16"))
     assert half.flops == whole.flops
     assert half.kept < whole.kept
 
