@@ -13,17 +13,19 @@ from asapkit import analysis, ct, organs, store
 from asapkit import batch as batches
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
+from asapkit.reports import meanings
 from asapkit.types import ORGANS, Scan, Volume
 from benchmarks import reference_data
 from benchmarks.measure import Row, compared, rounds
 from benchmarks.reference import released_labels
 
 FINDINGS = (
-    "Trachea and both main bronchi are open. Heart size is normal. Calcified atheroma plaques are observed in the aortic arch. "
-    "There is no pericardial effusion. Several lymph nodes are seen in the mediastinum, the largest measuring 8.5 mm in short diameter. "
-    "When examined in the lung window, a nodule of 6 mm is observed in segment 5. There is a pleural effusion on the left reaching 12.25 mm. "
-    "Linear atelectasis is observed in both lower lobes. No mass was detected in the upper abdominal sections. Vertebrae show osteophytes."
+    "Trachea and both main bronchi are open. Heart size is normal. Calcified atheroma plaques up to {n} mm are observed in the aortic arch. "
+    "There is no pericardial effusion. Lymph nodes are seen in the mediastinum, the largest measuring {n}.5 mm in short diameter. "
+    "When examined in the lung window, a nodule of {n} mm is observed in segment 5. There is a pleural effusion on the left reaching {n}.25 mm. "
+    "Linear atelectasis of {n} mm is observed in both lower lobes. A simple cyst of {n} mm was seen in the liver. Osteophytes reach {n} mm."
 )
+"""Six of ten sentences differ between any two reports, as about two thirds do in real ones."""
 IMPRESSION = "Atherosclerosis. Nodule in the right middle lobe. Left pleural effusion."
 SIZES = ((512, 512, 300), (96, 80, 70))
 """Voxels of the scan that is preprocessed, full and quick."""
@@ -61,7 +63,7 @@ class Folder:
         coarse = np.random.default_rng(1).integers(0, 10, tuple(-(-n // 6) for n in shape), dtype=np.uint8)
         _write(labels, coarse.repeat(6, 0).repeat(6, 1).repeat(6, 2)[: shape[0], : shape[1], : shape[2]], affine)
         (self.path / "made_organs.json").write_text(str({str(n + 1): name for n, name in enumerate(ORGANS)}).replace("'", '"'))
-        scan = Scan("made", "made", "made", image, FINDINGS, IMPRESSION, organs=labels)
+        scan = Scan("made", "made", "made", image, FINDINGS.format(n=11), IMPRESSION, organs=labels)
         store.write([scan], self.path / "store", config=self.config, progress=False, check=False)
         return store.open(self.path / "store")
 
@@ -140,8 +142,8 @@ def equal_items(folder: Folder) -> bool:
 
 
 def report(quick: bool, count: int) -> list[Row]:
-    """Reports to sentences, tokens and indices: the first time a report is met, and in every later epoch."""
-    words, texts = tokenizer("minilm"), [(FINDINGS.replace("6 mm", f"{n} mm"), IMPRESSION) for n in range(4 if quick else 40)]
+    """Reports to sentences, tokens and indices; with the meaning, polarity and organs of each sentence, which the released code does not read."""
+    words, texts = tokenizer("minilm"), [(FINDINGS.format(n=n), IMPRESSION) for n in range(11, 15 if quick else 51)]
     remembered = batches.Items.__new__(batches.Items)
     remembered.config, remembered.text = Config.at("base"), {}
 
@@ -149,8 +151,13 @@ def report(quick: bool, count: int) -> list[Row]:
         for findings, impression in texts:
             reference_data.encode(findings, impression, words)
 
+    def tokens() -> None:
+        for findings, impression in texts:
+            batches.tokenised(findings, impression, "minilm", 512)
+
     def first() -> None:
-        batches.sentence_ids.cache_clear()
+        for rule in (meanings.meaning, meanings.organs_named, meanings.statements, meanings.clauses):
+            rule.cache_clear()
         for findings, impression in texts:
             batches.encode(findings, impression, "minilm", 512)
 
@@ -158,10 +165,11 @@ def report(quick: bool, count: int) -> list[Row]:
         for n, (findings, impression) in enumerate(texts):
             remembered.words(str(n), findings, impression)
 
-    t = rounds({"released": released, "first": first, "later": later}, count=max(count, 5))
+    t = rounds({"released": released, "tokens": tokens, "first": first, "later": later}, count=max(count, 5))
     return [
-        compared("report to sentences, tokens, indices: first epoch", t["released"], t["first"], at_least=4, items=len(texts)),
-        compared("the same, every later epoch", t["released"], t["later"], at_least=4, items=len(texts)),
+        compared("report to sentences, tokens, indices", t["released"], t["tokens"], at_least=4, items=len(texts)),
+        compared("the same, and what ours reads in sentences", t["released"], t["first"], items=len(texts), note="first epoch"),
+        compared("the same, every later epoch", t["released"], t["later"], items=len(texts), note="remembered"),
     ]
 
 

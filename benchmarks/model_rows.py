@@ -146,7 +146,8 @@ def optimiser(models: Models, count: int) -> list[Row]:
     """One AdamW step over the trained parameters: a loop over tensors, and ours."""
     ours = models.correct
     made = train.make_optimizer(ours, models.config)
-    plain = torch.optim.AdamW([dict(group) for group in made.param_groups], foreach=False, fused=False)
+    groups = [{name: group[name] for name in ("params", "lr", "betas", "weight_decay")} for group in made.param_groups]
+    plain = torch.optim.AdamW(groups, foreach=False, fused=False)
     for parameter in ours.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3) if parameter.requires_grad else None
     t = rounds({"plain": plain.step, "ours": made.step}, count=count)
