@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from asapkit import ct, reports
+from asapkit import ct, parity, released, reports
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
 from benchmarks import bench, data_rows, reference_data
 from benchmarks.models import Models, largest_difference, step
+from benchmarks.reference import Reference
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,25 @@ def test_the_reference_gives_them_with_empty_sentence_slots_too(models):
         assert found[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
+@pytest.mark.slow
+def test_the_reference_gives_the_losses_of_the_released_code(shared):
+    """On the stored inputs and generated weights of the released implementation; ties of padded slots lowest index first."""
+    folder = shared / "golden"
+    manifest = parity.read(folder / "manifest.json")
+    inputs, outputs = (parity.read(folder / f"{name}.npz") for name in ("inputs", "outputs"))
+    ours = parity.build(manifest, inputs, outputs)
+    reference = Reference(ours.config, ours.text.bert.config, dropout=0.0).eval()
+    state = {e["name"]: torch.from_numpy(parity.generated(e, manifest["seed"])) for e in manifest["tensors"] if e["kind"] == "generated"}
+    left = reference.load_state_dict(state, strict=False)
+    assert all(name.startswith("bert_encoder.cls.") for name in left.missing_keys), left.missing_keys
+    assert all(released.why_dropped(name) for name in left.unexpected_keys), left.unexpected_keys
+    organs, masked = (torch.from_numpy(inputs[name]).long() for name in ("organ_labels", "masked_ids"))
+    with torch.no_grad():
+        losses = reference(parity.make_batch(inputs, outputs, patch=ours.encoder.patch), organs.squeeze(1), masked)
+    for name, stored in zip(parity.LOSS_NAMES, outputs["lowtie_losses"], strict=True):
+        assert losses[name].item() == pytest.approx(float(stored), rel=parity.LOSSES), name
+
+
 def test_the_gradients_agree_too(models):
     reference, official = models.reference.eval(), models.official.eval()
     sum(reference(models.batch).values()).backward()
@@ -57,9 +77,9 @@ def test_the_gradients_agree_too(models):
 def test_preprocessing_agrees_to_one_hu(axes, tmp_path):
     contract = Contract(spacing_mm=(6.0, 6.0, 12.0), crop=(60, 48, 24), resampler="official")
     file = data_rows.Folder(tmp_path, quick=True).scan(axes=axes)
-    ours, released = ct.to_contract(ct.read(file), contract).array, reference_data.preprocess(file, contract)
-    assert ours.shape == released.shape
-    assert np.abs(ours.astype(int) - released).max() <= 1
+    ours, theirs = ct.to_contract(ct.read(file), contract).array, reference_data.preprocess(file, contract)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 def test_items_agree_with_randomness_off(tmp_path):
