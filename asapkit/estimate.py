@@ -143,18 +143,21 @@ def paper_text(method: nn.Module) -> nn.Module:
 def matmul_rate(
     *, seconds: float = 1.0, dtype: torch.dtype = torch.float32, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Floating-point operations per second of this machine's matrix products, over about `seconds`, in the shape of an MLP at `base`."""
-    size = 8192 if device == "cuda" else 2745
-    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((size, 768), (768, 3072)))
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    """Floating-point operations per second of a device's matrix products, over about `seconds`: on a CPU in the shape of an MLP at `base`, on a
+    CUDA card with square matrices that fill it.
+    """
+    cuda = device == "cuda"
+    n, inside, m = (8192, 8192, 8192) if cuda else (2745, 768, 3072)
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((n, inside), (inside, m)))
+    wait = torch.cuda.synchronize if cuda else lambda: None
     done, _ = 0, (a @ b, wait())
     start = clock()
     while clock() - start < seconds:
-        for _ in range(20 if device == "cuda" else 1):
+        for _ in range(20 if cuda else 1):
             a @ b
             done += 1
         wait()
-    return done * 2 * size * 768 * 3072 / (clock() - start)
+    return done * 2 * n * inside * m / (clock() - start)
 
 
 @dataclass(frozen=True)

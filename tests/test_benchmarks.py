@@ -119,6 +119,16 @@ def test_the_gpu_script_says_in_one_line_that_there_is_none(monkeypatch, capsys)
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_the_gpu_script_runs_to_its_end(monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu.estimate, "matmul_rate", lambda **_: 1e12)
+    assert gpu.main(["--device", "cpu", "--quick", "--batch", "2", "--steps", "1", "--loaders", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("reference", "correct", "waiting for data"))
+
+
 def test_benchmarks_keep_the_size_rules_of_the_house():
     for path in Path(bench.__file__).parent.glob("*.py"):
         assert path.read_text(encoding="utf-8").count("\n") <= 400, path.name
