@@ -54,4 +54,4 @@ bench: setup  ## speed and memory beside the released algorithm, one table (BENC
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 clean:  ## what the commands above wrote, .venv excepted
-	rm -rf build demo .pytest_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf build demo .pytest_cache .ruff_cache .hypothesis
