@@ -3,6 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 SCANS ?=
 TEST_ARGS ?= -n 2 --dist loadfile
+BENCH_ARGS ?=
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
@@ -49,8 +50,8 @@ notebooks: setup  ## every notebook, executed, as HTML in build/
 evidence: setup  ## the measured claims: up to three hours on two cores, resumable
 	$(BIN)/python -m benchmarks.evidence
 
-bench: setup  ## speed and memory, measured side by side
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: setup  ## speed and memory beside the released algorithm, one table (BENCH_ARGS="--quick --only steps" passes through)
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 clean:  ## what the commands above wrote, .venv excepted
-	rm -rf build demo .pytest_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf build demo .pytest_cache .ruff_cache .hypothesis

@@ -112,6 +112,12 @@ def _model_commands(command) -> None:
     )  # fmt: skip
     command(parity, "ASAP in official mode beside stored outputs of the released model", _argument("folder", metavar="DIR", type=Path))
     command(
+        estimate, "time, memory and disk of a training, before it is started", _argument("--recipe", default="asap"), scale,
+        _argument("--volumes", type=int, required=True, metavar="N"), _argument("--epochs", type=int, required=True, metavar="N"),
+        _argument("--gpus", type=int, default=1, metavar="N", help="devices (default: 1)"),
+        _argument("--tflops", type=float, metavar="RATE", help="what one device sustains in training (default: measured here for a second)"), setting,
+    )  # fmt: skip
+    command(
         look, "where a method sees a sentence in a scan: PNG, map as NIfTI, list of patches", _argument("scan", metavar="SCAN", type=Path),
         _argument("--run", type=Path, required=True), _argument("--sentence", required=True), _argument("out", metavar="OUT", type=Path),
     )  # fmt: skip
@@ -192,6 +198,16 @@ def parity(options) -> int:
     rows = library.compare(options.folder)
     print(library.report(rows))
     return GOOD if all(row.good for row in rows) else UNUSABLE
+
+
+def estimate(options) -> int:
+    from asapkit import estimate as library
+    from asapkit import parameters
+
+    config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings))
+    how = {"volumes": options.volumes, "epochs": options.epochs, "gpus": options.gpus, "tflops": options.tflops}
+    print(library.training(options.recipe, config, options=method, **how))
+    return GOOD
 
 
 def look(options) -> int:

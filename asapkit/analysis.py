@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 Grid = tuple[int, int, int]
 SMALLEST = 1e-12  # of s_1: what a log sees in place of a singular value of zero
+STEEP = 1e-6  # of s_1: below it a Gram matrix knows a singular value too badly
 
 
 def singular_values(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -> Float[np.ndarray, " q"]:
@@ -28,13 +29,25 @@ def singular_values(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -
     return np.linalg.svd(x - x.mean(0) if center else x, compute_uv=False)
 
 
+def _values(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -> Float[np.ndarray, " q"]:
+    """`singular_values` from the eigenvalues of the smaller Gram matrix in float64, several times faster; from the matrix itself where they fall
+    below `STEEP` of the largest, since squaring loses them. Errors of a rank stay below 1e-6 of it (float32 would be wrong by a hundredth).
+    """
+    x = np.asarray(tokens, dtype=np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        return singular_values(tokens, center=center)  # says what is wrong
+    x = x - x.mean(0) if center else x
+    squares = np.linalg.eigvalsh(x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T)[::-1]
+    return np.sqrt(squares) if squares[-1] > STEEP**2 * squares[0] else singular_values(tokens, center=center)
+
+
 def effective_rank(tokens: Float[np.ndarray, "N D"], *, center: bool = False, normalised: bool = False) -> float:
     """exp of the entropy of the singular values taken as shares of their sum: 1 for rank one, q = min(N, D) for equal values.
 
     `normalised` divides by q, to compare token sets of different size. All-zero tokens have no spread: 0.
     Source: Roy and Vetterli 2007; ASAP figure 6a. The paper does not say whether columns are centred; as they are is the original definition.
     """
-    rank = _entropy_rank(s := singular_values(tokens, center=center))
+    rank = _entropy_rank(s := _values(tokens, center=center))
     return rank / len(s) if normalised else rank
 
 
@@ -48,7 +61,7 @@ def _entropy_rank(s: Float[np.ndarray, " q"]) -> float:
 
 def energy_rank(tokens: Float[np.ndarray, "N D"], *, share: float = 0.9, center: bool = False) -> int:
     """How many leading singular directions hold `share` of the energy (the sum of squared singular values)."""
-    return _energy_rank(singular_values(tokens, center=center), share=share)
+    return _energy_rank(_values(tokens, center=center), share=share)
 
 
 def _energy_rank(s: Float[np.ndarray, " q"], *, share: float) -> int:
@@ -80,7 +93,7 @@ def rank_table(volumes: Mapping[str, Sequence[Float[np.ndarray, "N D"]]], *, cen
     rows = []
     for id, layers in volumes.items():
         for number, tokens in enumerate(layers, start=1):
-            s = singular_values(tokens, center=center)
+            s = _values(tokens, center=center)
             rank = _entropy_rank(s)
             rows.append((id, number, rank, rank / len(s), _energy_rank(s, share=0.9)))
     return pd.DataFrame(rows, columns=["id", "layer", "effective_rank", "normalised", "energy_rank_90"])

@@ -5,7 +5,6 @@ A volume's stream is seeded by (seed, epoch, id): one process and many, first ru
 
 from __future__ import annotations
 
-from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -69,30 +68,38 @@ class Items(torch.utils.data.Dataset):
 
 
 def encode(findings: str, impression: str, text_encoder: str, max_tokens: int) -> dict:
-    """[CLS] + tokens of each findings sentence with its index, without [SEP] as released; and [CLS] findings impression [SEP]."""
+    """What `tokenised` gives, and what each sentence says: its meaning, whether it is positive, the organs that it may speak of."""
+    text = tokenised(findings, impression, text_encoder, max_tokens)
+    said = text.pop("sentences")
+    named = [(reports.organs_named(sentence) or ORGANS) for sentence in said]
+    return text | {
+        "meanings": [reports.meaning(sentence) for sentence in said],
+        "positive": np.array([reports.polarity(sentence) == "positive" for sentence in said], bool),
+        "sentence_organs": np.array([[organ in organs_named for organ in ORGANS] for organs_named in named], bool).reshape(-1, len(ORGANS)),
+    }
+
+
+def tokenised(findings: str, impression: str, text_encoder: str, max_tokens: int) -> dict:
+    """[CLS] + tokens of each findings sentence with its index, without [SEP] as released; the sentences; and [CLS] findings impression [SEP]."""
     words = tokenizer(text_encoder)
-    tokens, sentence, meanings, named, positive = [words.cls_token_id], [-1], [], [], []
-    for text in reports.split(findings):
-        ids = sentence_ids(text, text_encoder)
+    tokens, sentence, said = [words.cls_token_id], [-1], []
+    pieces = reports.split(findings)
+    for text, ids in zip(pieces, token_ids(pieces, text_encoder), strict=True):
         if not ids or len(tokens) + len(ids) > max_tokens:
             continue
         tokens += ids
-        sentence += [len(meanings)] * len(ids)
-        meanings.append(reports.meaning(text))
-        positive.append(reports.polarity(text) == "positive")
-        organs_named = reports.organs_named(text)
-        named.append([not organs_named or organ in organs_named for organ in ORGANS])
+        sentence += [len(said)] * len(ids)
+        said.append(text)
     whole = words(reports.join(findings, impression), truncation=True, max_length=max_tokens)["input_ids"]
     return {
-        "findings_tokens": np.array(tokens), "findings_sentence": np.array(sentence), "meanings": meanings,
-        "positive": np.array(positive, bool), "sentence_organs": np.array(named, bool).reshape(-1, len(ORGANS)), "report_tokens": np.array(whole),
+        "findings_tokens": np.array(tokens), "findings_sentence": np.array(sentence), "sentences": said, "report_tokens": np.array(whole),
         "report_special": np.isin(whole, (words.cls_token_id, words.sep_token_id)),
     }  # fmt: skip
 
 
-@lru_cache(maxsize=65536)
-def sentence_ids(text: str, text_encoder: str) -> list[int]:
-    return tokenizer(text_encoder)(text, add_special_tokens=False, verbose=False)["input_ids"]
+def token_ids(sentences: list[str], text_encoder: str) -> list[list[int]]:
+    """Token ids of each sentence, no special ones; one call for all, since a call takes longer than a sentence."""
+    return tokenizer(text_encoder)(sentences, add_special_tokens=False, verbose=False)["input_ids"] if sentences else []
 
 
 def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
@@ -134,13 +141,18 @@ def pad(rows: list[np.ndarray], *, fill: float = 0, length: int | None = None) -
 def scale_hu(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
     """HU -> float32 in [-1, 1], clipped."""
     low, high = window_hu
-    return np.clip((hu.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1)
+    image = hu.astype(np.float32)
+    image -= np.float32(low)
+    image *= np.float32(2 / (high - low))
+    image -= np.float32(1)
+    return np.clip(image, -1, 1, out=image)
 
 
 def patch_means(image: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
     """Mean of every patch, (N,), row-major x, y, z."""
     (gx, gy, gz), (px, py, pz) = (n // p for n, p in zip(image.shape, patch, strict=True)), patch
-    return image.reshape(gx, px, gy, py, gz, pz).mean((1, 3, 5)).reshape(-1)
+    sums = image.reshape(gx, px, -1).sum(1).reshape(gx, gy, py, -1).sum(2).reshape(gx, gy, gz, pz).sum(3)  # axis by axis: eight times the speed
+    return sums.reshape(-1) / np.float32(px * py * pz)
 
 
 def random_box(shape: tuple[int, ...], crop: tuple[int, int, int], rng: np.random.Generator, *, least: float = 0.9) -> tuple[slice, ...]:

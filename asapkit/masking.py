@@ -26,6 +26,12 @@ def hidden_patches(visible: Int[Tensor, "B V"], patches: int) -> Bool[Tensor, "B
     return torch.ones(len(visible), patches, dtype=torch.bool, device=visible.device).scatter(1, visible, False)
 
 
+def hidden_indices(visible: Int[Tensor, "B V"], patches: int) -> Int[Tensor, "B H"]:
+    """Indices of the patches that the encoder does not see, ascending."""
+    hidden = hidden_patches(visible, patches).to(torch.uint8)
+    return hidden.argsort(dim=1, descending=True, stable=True)[:, : patches - visible.shape[1]]
+
+
 def hidden_words(
     order: Float[Tensor, "B R"],
     real: Bool[Tensor, "B R"],

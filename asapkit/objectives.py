@@ -27,6 +27,15 @@ def reconstruction(
     return error.sum() / (hidden.sum().clamp(min=1) if on == "hidden" else hidden.numel())
 
 
+def restored(
+    predicted: Float[Tensor, "B H P"], target: Float[Tensor, "B H P"], *, patches: int, on: str = "hidden", norm_pixels: bool = False
+) -> Float[Tensor, ""]:
+    """`reconstruction` from the hidden patches alone, of `patches` in all: visible ones count for nothing in either form."""
+    everything = torch.ones(predicted.shape[:2], dtype=torch.bool, device=predicted.device)
+    share = predicted.shape[1] / patches if on == "all" else 1.0
+    return reconstruction(predicted, target, everything, norm_pixels=norm_pixels) * share
+
+
 def organ_proportions(
     logits: Float[Tensor, "B N O"], share: Float[Tensor, "B N O"], has_organs: Bool[Tensor, " B"], *, reduction: str = "sum"
 ) -> Float[Tensor, ""]:

@@ -125,11 +125,10 @@ def _values(path: Path, array: np.ndarray, names: dict[int, str]) -> dict[int, s
 
 
 @lru_cache(maxsize=4)
-def _patch_index(shape: tuple[int, int, int], patch: tuple[int, int, int]) -> np.ndarray:
-    """Ten times the row-major patch number of every voxel, (X, Y, Z) int64."""
-    grid = [n // p for n, p in zip(shape, patch, strict=True)]
-    x, y, z = (np.arange(n) // p for n, p in zip(shape, patch, strict=True))
-    index = 10 * ((x[:, None, None] * grid[1] + y[None, :, None]) * grid[2] + z)
+def _slab_index(shape: tuple[int, int], patch: tuple[int, int]) -> np.ndarray:
+    """Ten times the row-major patch number of every voxel of one plane across x, (Y, Z) int64."""
+    y, z = (np.arange(n) // p for n, p in zip(shape, patch, strict=True))
+    index = 10 * (y[:, None] * (shape[1] // patch[1]) + z)
     index.setflags(write=False)
     return index
 
@@ -149,8 +148,9 @@ def proportions(labels: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
     patches = labels.size // int(np.prod(patch))
     if not labels.any():
         return np.zeros((patches, len(ORGANS)), np.float32)
-    counts = np.bincount((_patch_index(labels.shape, patch) + labels).ravel(), minlength=10 * patches)
-    return (counts.reshape(patches, 10)[:, 1:] / np.prod(patch)).astype(np.float32)
+    index, slabs = _slab_index(labels.shape[1:], patch[1:]), labels.shape[0] // patch[0]
+    counts = [np.bincount((index + slab).ravel(), minlength=10 * patches // slabs) for slab in np.split(labels, slabs)]  # one slab fits a cache
+    return (np.concatenate(counts).reshape(patches, 10)[:, 1:] / np.prod(patch)).astype(np.float32)
 
 
 def segment(scan_path: Path | str, out_folder: Path | str, *, program: str = "TotalSegmentator", device: str = "gpu", fast: bool = False) -> Path:

@@ -29,6 +29,19 @@ def patchify(image: Float[Tensor, "B 1 X Y Z"], patch: tuple[int, int, int]) -> 
     )
 
 
+def patches_at(
+    image: Float[Tensor, "B 1 X Y Z"],
+    patch: tuple[int, int, int],
+    index: Int[Tensor, "B V"],
+) -> Float[Tensor, "B V P"]:
+    """Some patches of each volume by its own indices: rows of `patchify`, the others never laid out."""
+    px, py, pz = patch
+    grid = rearrange(image, "b 1 (gx px) (gy py) (gz pz) -> b gx gy gz px py pz", px=px, py=py, pz=pz)
+    gy, gz = grid.shape[2:4]
+    volume = torch.arange(len(image), device=image.device).unsqueeze(1)
+    return grid[volume, index // (gy * gz), index // gz % gy, index % gz].flatten(2)
+
+
 def unpatchify(
     patches: Float[Tensor, "B N P"],
     grid: tuple[int, int, int],
@@ -68,8 +81,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
+        """All tokens, or the ones in `rows` alone: these ask, all are looked at."""
+        if rows is None:
+            q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        else:
+            (of_q, of_kv), (q_bias, kv_bias) = (p.tensor_split([x.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias))
+            q = rearrange(F.linear(take(x, rows), of_q, q_bias), "b n (h d) -> b h n d", h=self.heads)
+            k, v = rearrange(F.linear(x, of_kv, kv_bias), "b n (two h d) -> two b h n d", two=2, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
 
@@ -93,8 +112,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
+        """All tokens, or the ones in `rows` alone, the same numbers as without: what follows a last block may need no others."""
+        x = (x if rows is None else take(x, rows)) + self.attn(self.norm1(x), rows)
         return x + self.mlp(self.norm2(x))
 
     @torch.no_grad()
@@ -140,10 +160,11 @@ class Encoder(nn.Module):
         visible: Int[Tensor, "B V"] | None = None,
     ) -> Float[Tensor, "B V D"]:
         """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all."""
-        patches = patchify(image, self.patch)
         positions = self.positions.expand(len(image), -1, -1)
-        if visible is not None:
-            patches, positions = take(patches, visible), take(positions, visible)
+        if visible is None:
+            patches = patchify(image, self.patch)
+        else:
+            patches, positions = patches_at(image, self.patch, visible), take(positions, visible)
         x = self.embed(patches)
         return positions + (x if self.stem is None else x + self.stem(patches))
 
@@ -212,17 +233,23 @@ class Decoder(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"]) -> tuple[Float[Tensor, "B N P"], list[Tensor]]:
-        """Predicted patches, and patch states (B, N, decoder width) after each block. `latent` starts with the class token."""
+    def forward(
+        self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None
+    ) -> tuple[Float[Tensor, "B _ P"], list[Tensor]]:
+        """Predicted patches, and patch states (B, N, decoder width) after each block. `latent` starts with the class token.
+
+        only: predict these patches alone; the last block works for no others, and the last state holds no others.
+        """
         x = self.embed(latent)
         full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
         full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
         x = torch.cat([x[:, :1], full + self.positions], dim=1)
         states = []
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
             states.append(x[:, 1:])
-        return self.pred(self.norm(x)[:, 1:]), states
+        states.append(self.blocks[-1](x)[:, 1:] if only is None else self.blocks[-1](x, only + 1))  # the class token is row 0
+        return self.pred(self.norm(states[-1])), states
 
 
 def take(x: Shaped[Tensor, "B N D"], index: Int[Tensor, "B V"]) -> Shaped[Tensor, "B V D"]:

@@ -39,6 +39,20 @@ def test_effective_rank_is_the_written_out_entropy():
     assert analysis.effective_rank(x) == pytest.approx(np.exp(entropy))
 
 
+@pytest.mark.parametrize("shape", [(300, 40), (30, 70)])
+@pytest.mark.parametrize("steepness", [0, 2, 5, 9, None])
+def test_ranks_are_those_of_the_singular_values_however_steep(shape, steepness):
+    rng = np.random.default_rng(0)
+    q = min(shape)
+    u, v = (np.linalg.qr(rng.standard_normal((n, q)))[0] for n in shape)
+    s = np.ones(q) * (np.arange(q) < 3) if steepness is None else np.logspace(0, -steepness, q)
+    tokens = (u * s) @ v.T
+    share = s[s > 0] / s.sum()
+    assert analysis.effective_rank(tokens) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+    exact = np.linalg.svd(tokens, compute_uv=False)
+    assert analysis.energy_rank(tokens) == int(np.searchsorted(np.cumsum(exact**2), 0.9 * (exact**2).sum() * (1 - 1e-12)) + 1)
+
+
 def test_effective_rank_ignores_rotation_scale_and_order():
     x = draw(50, 9) * np.linspace(0.1, 3, 9)
     rank = analysis.effective_rank(x)

@@ -78,7 +78,7 @@ def test_tokens_sentences_and_meanings(held):
         assert 0 < kept <= len(said)
         for s in range(kept):
             tokens = one.findings_tokens[b][one.findings_sentence[b] == s].tolist()
-            assert tokens == batch.sentence_ids(said[s], TOY.text_encoder)
+            assert tokens == batch.token_ids([said[s]], TOY.text_encoder)[0]
             assert bool(one.sentence_positive[b, s]) == (reports.polarity(said[s]) == "positive")
             named = reports.organs_named(said[s])
             assert one.sentence_organs[b, s].tolist() == [not named or organ in named for organ in ORGANS]

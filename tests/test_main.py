@@ -11,7 +11,7 @@ import pytest
 import asapkit
 from asapkit.__main__ import main
 
-COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "parity", "look", "run", "view", "demo")
+COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "view", "demo")
 
 
 def said(capsys) -> str:
@@ -69,6 +69,7 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["pretrain", "absent", "run", "--set", "lr=1", "--set", "lr=2"], "--set lr is given twice"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", "Nodule.", "out"], "absent"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", " ", "out"], "the sentence is empty"),
+        (["estimate", "--volumes", "0", "--epochs", "1"], "volumes 0: give a number above 0"),
         (["evaluate", "absent", "."], ". is no store"),
         (["parity", "nowhere"], "nowhere: lacks manifest.json"),
         (["evaluate", "absent", "nowhere"], "nowhere: no such folder"),

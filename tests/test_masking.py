@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asapkit.masking import hidden_patches, hidden_words, visible_patches
+from asapkit.masking import hidden_indices, hidden_patches, hidden_words, visible_patches
 
 
 @settings(max_examples=20, deadline=None)
@@ -16,6 +16,7 @@ def test_exactly_the_lowest_draws_are_visible(n, seed):
         assert visible[b].tolist() == sorted(sorted(range(n), key=lambda p: order[b, p].item())[: n // 4])
     hidden = hidden_patches(visible, n)
     assert (hidden.sum(1) == n - n // 4).all() and not hidden.gather(1, visible).any()
+    assert [row.tolist() for row in hidden_indices(visible, n)] == [row.nonzero().flatten().tolist() for row in hidden]
 
 
 def test_air_is_seen_only_when_the_body_runs_out():

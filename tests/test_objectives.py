@@ -32,6 +32,14 @@ def test_the_released_reconstruction_is_the_hidden_share_of_ours():
     assert released.item() == pytest.approx(0.75 * ours.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("on", ["hidden", "all"])
+def test_restored_needs_the_hidden_patches_alone(on):
+    predicted, target = rand(2, 8, 3), rand(2, 8, 3, seed=1)
+    hidden = torch.arange(8).expand(2, 8) < 6
+    found = objectives.restored(predicted[:, :6], target[:, :6], patches=8, on=on)
+    assert found.item() == pytest.approx(objectives.reconstruction(predicted, target, hidden, on=on).item(), rel=1e-6)
+
+
 def test_normalised_pixels_do_not_depend_on_a_patch_offset_or_gain():
     predicted, target, hidden = rand(1, 4, 16), rand(1, 4, 16, seed=1), torch.ones(1, 4, dtype=torch.bool)
     a = objectives.reconstruction(predicted, target, hidden, norm_pixels=True)

@@ -6,8 +6,8 @@ import torch
 from made import made_batch
 
 from asapkit.config import Config
-from asapkit.masking import hidden_patches, visible_patches
-from asapkit.vit3d import Decoder, Encoder, load_mae_blocks, patchify, sincos_positions, take, unpatchify
+from asapkit.masking import hidden_indices, hidden_patches, visible_patches
+from asapkit.vit3d import Decoder, Encoder, load_mae_blocks, patches_at, patchify, sincos_positions, take, unpatchify
 
 
 def test_patches_are_row_major_x_y_z_by_loop():
@@ -94,3 +94,27 @@ def test_mae_blocks_are_copied_whole_or_not_at_all():
     del state["blocks.0.attn.qkv.bias"]
     with pytest.raises(ValueError, match="lack blocks.0.attn.qkv.bias"):
         load_mae_blocks(Encoder(config), state)
+
+
+def test_patches_at_are_rows_of_patchify():
+    config = Config.at("toy")
+    image = torch.randn(2, 1, *config.crop)
+    index = torch.rand(2, config.patches).argsort(1)[:, :7]
+    assert torch.equal(patches_at(image, config.patch, index), take(patchify(image, config.patch), index))
+
+
+def test_a_decoder_asked_for_some_patches_gives_the_same_numbers_and_gradients():
+    torch.manual_seed(0)
+    config = Config.at("toy")
+    decoder, latent = Decoder(config), torch.randn(2, config.visible + 1, config.width)
+    visible = torch.rand(2, config.patches).argsort(1)[:, : config.visible].sort(1).values
+    hidden = hidden_indices(visible, config.patches)
+    gradients = []
+    for only in (None, hidden):
+        predicted, states = decoder(latent, visible, only=only)
+        predicted, last = (take(x, hidden) if only is None else x for x in (predicted, states[-1]))
+        predicted.square().sum().backward()
+        gradients.append([predicted, last, states[0], *(p.grad.clone() for p in decoder.parameters())])
+        decoder.zero_grad()
+    for whole, some in zip(*gradients, strict=True):
+        assert torch.allclose(some, whole, atol=1e-4, rtol=1e-4)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from asapkit import objectives
 from asapkit.config import Config
 from asapkit.language import Fusion, Projection, TextEncoder, WordDecoder, one_sentence_per_row, sentence_features, tokenizer
-from asapkit.masking import hidden_patches, hidden_words, visible_patches
+from asapkit.masking import hidden_indices, hidden_words, visible_patches
 from asapkit.selection import Selector
 from asapkit.types import ORGANS, Batch, Losses
-from asapkit.vit3d import Decoder, Encoder, patchify, take
+from asapkit.vit3d import Decoder, Encoder, patches_at, take
 
 WEIGHTS = {"reconstruct": 1.0, "organs": 1.0, "align": 1.0, "words": 1.0}
 
@@ -108,10 +108,11 @@ class Method(nn.Module):
         states = self.encoder.deepen(take(stem[:deep], visible[:deep]) if whole else stem[:deep])
         latent = self.encoder.norm(states[-1])
         some, seen = batch[: self.restore], visible[: self.restore]
-        predicted, decoded = self.decoder(latent[: self.restore], seen)
-        hidden = hidden_patches(seen, config.patches)
-        target = patchify(some.image, config.patch)
-        losses = {"reconstruct": objectives.reconstruction(predicted, target, hidden, on=self.switches["reconstruct_on"])}
+        hidden = hidden_indices(seen, config.patches)
+        every = self.aki and self.organ_layer in (-1, config.decoder_depth - 1)  # organs are read from the last block
+        predicted, decoded = self.decoder(latent[: self.restore], seen, only=None if every else hidden)
+        predicted, target = take(predicted, hidden) if every else predicted, patches_at(some.image, config.patch, hidden)
+        losses = {"reconstruct": objectives.restored(predicted, target, patches=config.patches, on=self.switches["reconstruct_on"])}
         losses["organs"] = self.organ_loss(decoded[self.organ_layer], some) if self.aki else predicted.new_zeros(())
 
         sentence = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])

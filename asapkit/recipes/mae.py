@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.masking import hidden_patches, visible_patches
+from asapkit.masking import hidden_indices, visible_patches
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import Decoder, Encoder, patchify
+from asapkit.vit3d import Decoder, Encoder, patches_at
 
 WEIGHTS = {"reconstruct": 1.0}
 
@@ -28,10 +28,10 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         last = ~batch.in_body if self.config.hide_air_first else None
         visible = visible_patches(batch.patch_order, visible=self.config.visible, last=last)
-        predicted, _ = self.decoder(self.encoder(batch.image, visible), visible)
-        target = patchify(batch.image, self.config.patch)
-        hidden = hidden_patches(visible, self.config.patches)
-        return {"reconstruct": objectives.reconstruction(predicted, target, hidden, norm_pixels=self.norm_pixels)}
+        hidden = hidden_indices(visible, self.config.patches)
+        predicted, _ = self.decoder(self.encoder(batch.image, visible), visible, only=hidden)
+        target = patches_at(batch.image, self.config.patch, hidden)
+        return {"reconstruct": objectives.restored(predicted, target, patches=self.config.patches, norm_pixels=self.norm_pixels)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"reconstruct": torch.tensor(float(len(batch)))}

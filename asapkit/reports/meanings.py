@@ -221,6 +221,7 @@ def polarity(sentence: str) -> str:
     return "uncertain" if hedged else "positive"
 
 
+@lru_cache(maxsize=65536)
 def organs_named(sentence: str) -> tuple[str, ...]:
     """`ORGANS` names that the sentence may concern, in their order; () where it names none of them (a vertebra, a lymph node)."""
     return organs_of(sentence, tuple(s.finding for s in statements(sentence)))

@@ -1,0 +1,198 @@
+"""Rows of the table about data: preprocessing, items of a training, report text, effective rank."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from asapkit import analysis, ct, organs, store
+from asapkit import batch as batches
+from asapkit.config import Config, Contract
+from asapkit.language import tokenizer
+from asapkit.reports import meanings
+from asapkit.types import ORGANS, Scan, Volume
+from benchmarks import reference_data
+from benchmarks.measure import Row, compared, rounds
+from benchmarks.reference import released_labels
+
+FINDINGS = (
+    "Trachea and both main bronchi are open. Heart size is normal. Calcified atheroma plaques up to {n} mm are observed in the aortic arch. "
+    "There is no pericardial effusion. Lymph nodes are seen in the mediastinum, the largest measuring {n}.5 mm in short diameter. "
+    "When examined in the lung window, a nodule of {n} mm is observed in segment 5. There is a pleural effusion on the left reaching {n}.25 mm. "
+    "Linear atelectasis of {n} mm is observed in both lower lobes. A simple cyst of {n} mm was seen in the liver. Osteophytes reach {n} mm."
+)
+"""Six of ten sentences differ between any two reports, as about two thirds do in real ones."""
+IMPRESSION = "Atherosclerosis. Nodule in the right middle lobe. Left pleural effusion."
+SIZES = ((512, 512, 300), (96, 80, 70))
+"""Voxels of the scan that is preprocessed, full and quick."""
+
+
+@dataclass
+class Folder:
+    """What the rows read, written to a temporary folder when first asked for."""
+
+    path: Path
+    quick: bool
+
+    @property
+    def config(self) -> Config:
+        return Config.at("toy" if self.quick else "base")
+
+    def scan(self, *, axes: str) -> Path:
+        """A made CT as .nii.gz, stored in RAS or LPS order."""
+        file = self.path / f"{axes}.nii.gz"
+        if not file.exists():
+            shape = SIZES[self.quick]
+            spacing = np.array([350, 350, 360]) / shape
+            sign = {"RAS": (1, 1, 1), "LPS": (-1, -1, 1)}[axes]
+            _write(file, made_ct(shape), np.diag([*(spacing * sign), 1.0]))
+        return file
+
+    @cached_property
+    def store(self) -> store.Store:
+        """One volume with organs at the contract's spacing, a little larger than the crop in the plane and shorter than it along z."""
+        crop, spacing = np.array(self.config.crop), np.array(self.config.spacing_mm)
+        shape = tuple(int(n) for n in (crop * (1.08, 1.08, 0.96)).round())
+        affine = np.diag([*spacing, 1.0])
+        image, labels = self.path / "made.nii.gz", self.path / "made_organs.nii.gz"
+        _write(image, made_ct(shape), affine)
+        _write(labels, made_organs(shape), affine)
+        (self.path / "made_organs.json").write_text(str({str(n + 1): name for n, name in enumerate(ORGANS)}).replace("'", '"'))
+        scan = Scan("made", "made", "made", image, FINDINGS.format(n=11), IMPRESSION, organs=labels)
+        store.write([scan], self.path / "store", config=self.config, progress=False, check=False)
+        return store.open(self.path / "store")
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """The store's arrays as the released code keeps them: .nii.gz, labels 0 to 8."""
+        import torch
+
+        arrays = {"image": self.store.ct("made"), "organs": released_labels(torch.from_numpy(self.store.organs("made"))).numpy().astype(np.uint8)}
+        for name, array in arrays.items():
+            _write(self.path / f"released_{name}.nii.gz", array, self.store.affine("made"))
+        return {name: str(self.path / f"released_{name}.nii.gz") for name in arrays}
+
+
+def made_ct(shape: tuple[int, int, int]) -> np.ndarray:
+    """Smooth tissue with noise of 20 HU, int16."""
+    from scipy.ndimage import zoom
+
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(-300, 500, tuple(-(-n // 32) + 1 for n in shape)).astype(np.float32)
+    smooth = zoom(coarse, [n / c for n, c in zip(shape, coarse.shape, strict=True)], order=1)
+    return (smooth + 20 * rng.standard_normal(smooth.shape, dtype=np.float32)).clip(-1024, 3000).astype(np.int16)
+
+
+def made_organs(shape: tuple[int, int, int], *, size: int = 20) -> np.ndarray:
+    """Boxes of `size` voxels, half of them background, uint8 0 to 9."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(1, 10, tuple(-(-n // size) for n in shape), dtype=np.uint8)
+    coarse *= rng.random(coarse.shape) < 0.5
+    return coarse.repeat(size, 0).repeat(size, 1).repeat(size, 2)[: shape[0], : shape[1], : shape[2]]
+
+
+def _write(file: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(array, affine), file)
+
+
+def preprocess(quick: bool, count: int) -> list[Row]:
+    """One scan on disk to int16 HU at the contract's spacing, by the released grid and values."""
+    contract = Contract(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), resampler="official")
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Folder(Path(place), quick)
+        for axes, asked in (("LPS", 5.0), ("RAS", 3.0)):
+            file = folder.scan(axes=axes)
+            found = {}
+            t = rounds({
+                "released": lambda file=file, found=found: found.update(released=reference_data.preprocess(file, contract)),
+                "ours": lambda file=file, found=found: found.update(ours=ours_preprocess(file, contract)),
+            }, count=count)  # fmt: skip
+            apart = np.abs(found["ours"].array.astype(int) - found["released"]).max()
+            name = f"preprocess {'x'.join(map(str, SIZES[quick]))} .nii.gz, {axes}"
+            rows.append(compared(name, t["released"], t["ours"], at_least=asked, note=f"at most {apart} HU apart"))
+    return rows
+
+
+def ours_preprocess(file: Path, contract: Contract) -> Volume:
+    return ct.to_contract(ct.read(file), contract)
+
+
+def item(quick: bool, count: int) -> list[Row]:
+    """One item of a training: the released code reads .nii.gz and hands voxel labels on, ours reads the store and counts organ shares as well."""
+    epochs = itertools.count()  # other random numbers every time
+    with tempfile.TemporaryDirectory() as place:
+        folder = Folder(Path(place), quick)
+        files, items = folder.files, batches.Items(folder.store, folder.config)
+        made = reference_data.transforms(folder.config)
+        t = rounds({"released": lambda: made(dict(files)), "ours": lambda: items["made", next(epochs)]}, count=max(count, 9))
+        note = "equal with randomness off" if equal_items(folder) else "NOT EQUAL with randomness off"
+    return [compared("training item from the store", t["released"], t["ours"], at_least=4.5, note=note)]
+
+
+def equal_items(folder: Folder) -> bool:
+    """Same image to 1e-6 and same organ shares, nothing random; the left atrial appendage counted as heart."""
+    import torch
+
+    released = reference_data.transforms(folder.config, augment=False)(dict(folder.files))
+    ours = batches.Items(folder.store, folder.config, augment=False)["made", 0]
+    same = np.abs(np.asarray(released["image"][0]) - ours["image"]).max() < 1e-6
+    labels = torch.as_tensor(np.asarray(released["organs"][0])).round().to(torch.uint8).numpy()
+    share = organs.proportions(labels, folder.config.patch)
+    own = np.concatenate([ours["organs"][:, :5], ours["organs"][:, 5:7].sum(1, keepdims=True), ours["organs"][:, 7:]], axis=1)
+    return bool(same and np.abs(share[:, :8] - own).max() < 1e-6)
+
+
+def report(quick: bool, count: int) -> list[Row]:
+    """Reports to sentences, tokens and indices; with the meaning, polarity and organs of each sentence, which the released code does not read."""
+    words, texts = tokenizer("minilm"), [(FINDINGS.format(n=n), IMPRESSION) for n in range(11, 15 if quick else 51)]
+    remembered = batches.Items.__new__(batches.Items)
+    remembered.config, remembered.text = Config.at("base"), {}
+
+    def released() -> None:
+        for findings, impression in texts:
+            reference_data.encode(findings, impression, words)
+
+    def tokens() -> None:
+        for findings, impression in texts:
+            batches.tokenised(findings, impression, "minilm", 512)
+
+    def first() -> None:
+        for rule in (meanings.meaning, meanings.organs_named, meanings.statements, meanings.clauses):
+            rule.cache_clear()
+        for findings, impression in texts:
+            batches.encode(findings, impression, "minilm", 512)
+
+    def later() -> None:
+        for n, (findings, impression) in enumerate(texts):
+            remembered.words(str(n), findings, impression)
+
+    t = rounds({"released": released, "tokens": tokens, "first": first, "later": later}, count=max(count, 5))
+    return [
+        compared("report to sentences, tokens, indices", t["released"], t["tokens"], at_least=4, items=len(texts)),
+        compared("the same, and what ours reads in sentences", t["released"], t["first"], items=len(texts), note="first epoch"),
+        compared("the same, every later epoch", t["released"], t["later"], items=len(texts), note="remembered"),
+    ]
+
+
+def rank(quick: bool, count: int) -> list[Row]:
+    """Effective rank of one layer's tokens."""
+    n, d = (300, 48) if quick else (2744, 768)
+    rng = np.random.default_rng(0)
+    tokens = (rng.standard_normal((n, d)) * np.logspace(0, -4, d) @ np.linalg.qr(rng.standard_normal((d, d)))[0]).astype(np.float32)
+
+    def full() -> float:
+        _, s, _ = np.linalg.svd(tokens.astype(np.float64), full_matrices=False)
+        share = s / s.sum()
+        return float(np.exp(-(share * np.log(share)).sum()))
+
+    error = abs(analysis.effective_rank(tokens) / full() - 1)
+    t = rounds({"full": full, "ours": lambda: analysis.effective_rank(tokens)}, count=count)
+    return [compared(f"effective rank of {n} x {d} tokens", t["full"], t["ours"], at_least=2.2, note=f"error {error:.0e}")]

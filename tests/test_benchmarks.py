@@ -1,0 +1,138 @@
+"""What the benchmarks measure is comparable: the reference gives our losses and voxels, counts are true, every row can be printed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asapkit import ct, parity, released, reports
+from asapkit.config import Config, Contract
+from asapkit.language import tokenizer
+from benchmarks import bench, data_rows, reference_data
+from benchmarks.models import Models, largest_difference, step
+from benchmarks.reference import Reference
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(quick=True, volumes=3, dropout=0.0)
+
+
+def test_the_reference_gives_the_losses_of_official_mode(models):
+    assert largest_difference(models) < 1e-5
+
+
+def test_the_reference_gives_them_with_empty_sentence_slots_too(models):
+    """Their ties go to the lowest index: equal where visible patches are shuffled in ascending order."""
+    batch, official = models.batch, models.official.eval()
+    real, index = batch.sentence_real.clone(), batch.findings_sentence.clone()
+    real[1, 4:], index[1][index[1] >= 4] = False, -1
+    changes = {"sentence_real": real, "findings_sentence": index, "patch_order": batch.patch_order.sort(1).values}
+    with torch.no_grad():
+        wanted = models.reference.eval()(replace(batch, **changes))
+        found = official(replace(models.padded, **changes))
+    for name, value in wanted.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_the_reference_gives_the_losses_of_the_released_code(shared):
+    """On the stored inputs and generated weights of the released implementation; ties of padded slots lowest index first."""
+    folder = shared / "golden"
+    manifest = parity.read(folder / "manifest.json")
+    inputs, outputs = (parity.read(folder / f"{name}.npz") for name in ("inputs", "outputs"))
+    ours = parity.build(manifest, inputs, outputs)
+    reference = Reference(ours.config, ours.text.bert.config, dropout=0.0).eval()
+    state = {e["name"]: torch.from_numpy(parity.generated(e, manifest["seed"])) for e in manifest["tensors"] if e["kind"] == "generated"}
+    left = reference.load_state_dict(state, strict=False)
+    assert all(name.startswith("bert_encoder.cls.") for name in left.missing_keys), left.missing_keys
+    assert all(released.why_dropped(name) for name in left.unexpected_keys), left.unexpected_keys
+    organs, masked = (torch.from_numpy(inputs[name]).long() for name in ("organ_labels", "masked_ids"))
+    with torch.no_grad():
+        losses = reference(parity.make_batch(inputs, outputs, patch=ours.encoder.patch), organs.squeeze(1), masked)
+    for name, stored in zip(parity.LOSS_NAMES, outputs["lowtie_losses"], strict=True):
+        assert losses[name].item() == pytest.approx(float(stored), rel=parity.LOSSES), name
+
+
+def test_the_gradients_agree_too(models):
+    reference, official = models.reference.eval(), models.official.eval()
+    sum(reference(models.batch).values()).backward()
+    sum(official(models.padded).values()).backward()
+    there, here = reference.model, official
+    for one, other in (
+        (there.patch_embed["proj"].weight.grad.flatten(1), here.encoder.embed.weight.grad),
+        (there.decoder_blocks[-1].attn["qkv"].weight.grad, here.decoder.blocks[-1].attn.qkv.weight.grad),
+        (there.align_text_mlp.dense_to_hidden.weight.grad, here.align_text.dense_to_hidden.weight.grad),
+        (there.bert_decoder.cls["predictions"].decoder.weight.grad, here.words.decoder.weight.grad),
+    ):
+        assert (one - other).norm() <= 1e-4 * one.norm()
+    reference.zero_grad(), official.zero_grad()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS"])
+def test_preprocessing_agrees_to_one_hu(axes, tmp_path):
+    contract = Contract(spacing_mm=(6.0, 6.0, 12.0), crop=(60, 48, 24), resampler="official")
+    file = data_rows.Folder(tmp_path, quick=True).scan(axes=axes)
+    ours, theirs = ct.to_contract(ct.read(file), contract).array, reference_data.preprocess(file, contract)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_items_agree_with_randomness_off(tmp_path):
+    assert data_rows.equal_items(data_rows.Folder(tmp_path, quick=True))
+
+
+def test_the_plain_division_is_the_official_one():
+    text = data_rows.FINDINGS.format(n=11).replace("segment 5.", "the middle lobe.")  # a single digit before a stop divides nothing there
+    found = reference_data.encode(text, "", tokenizer("minilm"))["sentence_mask_f"]
+    assert int(found.max()) == len(reports.split(text, official=True))
+
+
+@pytest.mark.slow
+def test_every_row_is_printed(capsys):
+    rows = bench.main(["--quick", "--count", "1"])
+    shown = capsys.readouterr().out
+    assert len(rows) == 22
+    assert all(row.what in shown for row in rows)
+
+
+def test_one_group_can_be_asked_for(capsys):
+    (row,) = bench.main(["--quick", "--count", "1", "--only", "losses"])
+    assert row.ratio > 0
+    assert row.what in capsys.readouterr().out
+
+
+def test_a_step_leaves_no_gradient(models):
+    step(models.correct, models.batch)
+    assert all(p.grad is None for p in models.correct.parameters())
+
+
+def test_the_gpu_script_says_in_one_line_that_there_is_none(monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_to_its_end(monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu.estimate, "matmul_rate", lambda **_: 1e12)
+    assert gpu.main(["--device", "cpu", "--quick", "--batch", "2", "--steps", "1", "--loaders", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("reference", "correct", "waiting for data"))
+
+
+def test_benchmarks_keep_the_size_rules_of_the_house():
+    for path in Path(bench.__file__).parent.glob("*.py"):
+        assert path.read_text(encoding="utf-8").count("\n") <= 400, path.name
+
+
+def test_scales_of_the_benchmarks_are_those_of_the_paper():
+    assert Models().config == Config.at("base")
