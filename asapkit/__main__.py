@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -175,12 +176,21 @@ def preprocess(options) -> int:
 
 
 def pretrain(options) -> int:
-    from asapkit import parameters, store, train
+    from asapkit import checkpoint, parameters, store, train
+    from asapkit import estimate as estimating
 
     steps = {} if options.steps is None else {"steps": options.steps}
     config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
-    history = train.pretrain(store.open(options.store), options.run, recipe=options.recipe, config=config, options=method, resume=options.resume)
-    print(history.tail(1).to_string(index=False))
+    held = store.open(options.store)
+    done, began = checkpoint.steps_done(options.run), time.monotonic()
+    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume)
+    seconds = time.monotonic() - began
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(history.tail(1).to_string(index=False))
+        if seen := (len(history) - done) * config.batch_size * config.accumulate:
+            gpus = int(os.environ.get("WORLD_SIZE", 1))
+            predicted = estimating.training(options.recipe, config, volumes=seen, epochs=1, gpus=gpus, options=method)
+            print(estimating.against(predicted, volumes=seen, seconds=seconds))
     return GOOD
 
 

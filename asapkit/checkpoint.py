@@ -73,6 +73,14 @@ def _replace(path: Path, write) -> None:
         raise Refused(f"{path}: cannot be written ({why}); free some disk space, then resume: the last checkpoint is kept") from error
 
 
+def steps_done(run: Path) -> int:
+    """Optimiser steps of a run folder up to its last checkpoint; 0 where there is none."""
+    import pandas as pd
+
+    history = Path(run) / "history.csv"
+    return len(pd.read_csv(history)) if history.exists() and (Path(run) / "weights.safetensors").exists() else 0
+
+
 def load_state(run: Path) -> dict:
     """Optimiser, random state, history and weights of the last checkpoint."""
     try:

@@ -133,8 +133,9 @@ def train_one(name: str, out: Path, plan: Plan, *, position: int) -> None:
 
 
 def finished(run: Path, steps: int) -> bool:
-    history = run / "history.csv"
-    return history.exists() and (run / "weights.safetensors").exists() and len(pd.read_csv(history)) >= steps
+    from asapkit import checkpoint
+
+    return checkpoint.steps_done(run) >= steps
 
 
 def encoders(folders: dict[str, Path]) -> dict:
