@@ -21,7 +21,7 @@ from benchmarks.measure import Row, table
 from benchmarks.models import Models
 
 MODEL_GROUPS = ("steps", "operations", "text", "embedding", "losses", "optimiser", "memory")
-DATA_GROUPS = ("preprocess", "item", "report", "rank")
+DATA_GROUPS = ("preprocess", "item", "report", "rank", "probe")
 
 
 def groups(*, quick: bool, count: int) -> dict[str, Callable[[], list[Row]]]:

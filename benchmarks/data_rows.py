@@ -196,3 +196,32 @@ def rank(quick: bool, count: int) -> list[Row]:
     error = abs(analysis.effective_rank(tokens) / full() - 1)
     t = rounds({"full": full, "ours": lambda: analysis.effective_rank(tokens)}, count=count)
     return [compared(f"effective rank of {n} x {d} tokens", t["full"], t["ours"], at_least=2.2, note=f"error {error:.0e}")]
+
+
+RELEASED_PROBE = (100_000, 128, 47_149)
+    return [Row(what, f"{theirs:.0f}", f"{ours:g}", theirs / ours, "1 per view", ours <= 1, "counted, V = 1 view; seeds and shares of labels reuse them")]
+
+
+def probe(quick: bool, count: int) -> list[Row]:
+    """How often a linear probe with five seeds and three shares of the labels runs the backbone, per volume: counted on a small phantom store."""
+    from asapkit import evidence
+    from asapkit.tasks import classify
+    from asapkit.vit3d import Encoder
+
+    seen = 0
+
+    def note(_module, arguments) -> None:
+        nonlocal seen
+        seen += len(arguments[0])
+
+    with tempfile.TemporaryDirectory() as folder:
+        held = evidence.data(folder, plan=evidence.Plan("toy", volumes=12, workers=1))
+        encoder = Encoder(Config.at("toy")).eval()
+        encoder.blocks[0].register_forward_pre_hook(note)
+        classify.compare({"random": encoder}, held, shares=(0.5, 0.75, 1.0), seeds=5, draws=2, progress=False)
+    steps, size, volumes = RELEASED_PROBE
+    theirs, ours = steps * size / volumes, seen / len(held)
+    what = "linear probe: backbone forwards per volume"
+    return [
+        Row(what, f"{theirs:.0f}", f"{ours:g}", theirs / ours, "1 per view", ours <= 1, "counted; V = 1 view; five seeds and three shares share them")
+    ]
