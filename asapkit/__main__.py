@@ -121,6 +121,7 @@ def _model_commands(command) -> None:
     command(
         look, "where a method sees a sentence in a scan: PNG, map as NIfTI, list of patches", _argument("scan", metavar="SCAN", type=Path),
         _argument("--run", type=Path, required=True), _argument("--sentence", required=True), _argument("out", metavar="OUT", type=Path),
+        _argument("--slope", type=float, metavar="X", help="of a file that holds stored values"), _argument("--intercept", type=float, metavar="X"),
     )  # fmt: skip
     command(
         run, "notebooks through papermill, names and types checked first", _argument("notebooks", metavar="NOTEBOOK", type=Path, nargs="+"),
@@ -223,7 +224,8 @@ def estimate(options) -> int:
 def look(options) -> int:
     from asapkit import look as library
 
-    seen = library.look(options.scan, run=options.run, sentence=options.sentence, out=options.out)
+    rescale = {"slope": options.slope, "intercept": options.intercept}
+    seen = library.look(options.scan, run=options.run, sentence=options.sentence, out=options.out, **rescale)
     for warning in seen.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(seen.patches.to_string(index=False))

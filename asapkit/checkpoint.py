@@ -22,9 +22,12 @@ def make_method(recipe: str, config: Config, options: dict, *, store=None, vocab
 
     Raises: ValueError for an option that the recipe does not have.
     """
-    module = import_module(f"asapkit.recipes.{recipe}")
     try:
-        if vocabulary is None and store is not None and hasattr(module.Method, "frozen"):
+        module = import_module(f"asapkit.recipes.{recipe}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"unknown recipe {recipe!r}") from error
+    try:
+        if vocabulary is None and store is not None and hasattr(module.Method, "frozen") and options.get("fidelity") != "official":
             vocabulary = corpus_vocabulary(store, config)
         return module.Method(config, **({} if vocabulary is None else {"vocabulary": vocabulary}), **options)
     except TypeError as error:

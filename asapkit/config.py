@@ -97,6 +97,7 @@ class Config:
         values = SCALES[scale] | changes
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         config = cls(scale=scale, **values)
+        config.require_ranges()
         if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
         if config.stem not in STEMS:
@@ -104,6 +105,26 @@ class Config:
         if config.stem == "statistics" and min(config.patch) < 2:
             raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config
+
+    def require_ranges(self) -> None:
+        """Raises: ValueError naming the first field whose value makes no training."""
+        counted = (
+            "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "align_width", "word_width", "word_depth", "word_heads",
+            "max_tokens", "max_sentences", "batch_size", "accumulate", "steps",
+        )  # fmt: skip
+        for name in counted:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number of at least 1")
+        for name in ("spacing_mm", "crop", "patch", "top_k"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not value or min(value) <= 0:
+                raise ValueError(f"{name} {value!r}: give numbers above 0, as 2,4,8")
+        for name, low in (("lr", 0.0), ("hide", 0.0), ("hide_words", 0.0)):
+            if not low < getattr(self, name) < (float("inf") if name == "lr" else 1.0):
+                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0{'' if name == 'lr' else ' and below 1'}")
+        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
 
     @property
     def grid(self) -> tuple[int, int, int]:

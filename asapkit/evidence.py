@@ -63,6 +63,13 @@ PLANS = {
 EVIDENCE = Plan(volumes=1000, seed=2, steps=600)
 
 
+def plan_of(scale: str) -> Plan:
+    """Raises: ValueError for an unknown scale."""
+    if scale not in PLANS:
+        raise ValueError(f"unknown scale {scale!r}; there are {', '.join(PLANS)}")
+    return PLANS[scale]
+
+
 def data(out: Path | str, *, plan: Plan) -> Store:
     """Phantom cohort and store of a plan under `out`; what is there is kept."""
     from asapkit.datasets import ct_rate
@@ -78,7 +85,7 @@ def ready(out: Path | str, *, scale: str, store: str | Path = "", workers: int =
     """The store that a notebook reads: the one given, or a small phantom store made under `out` at first use."""
     if store:
         return stores.open(Path(store))
-    plan = PLANS[scale]
+    plan = plan_of(scale)
     return data(Path(out) / f"phantom_{scale}", plan=Plan(scale, min(plan.volumes, 48), plan.seed, plan.steps, plan.seeds, workers))
 
 
@@ -94,7 +101,7 @@ def ready_runs(
     from asapkit import train
 
     held, folder = ready(out, scale=scale, store=store), Path(out) / f"runs_{scale}"
-    plan = PLANS[scale]
+    plan = plan_of(scale)
     for name in names:
         if not finished(folder / name, plan.steps):
             recipe, options = METHODS[name]

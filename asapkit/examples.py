@@ -10,13 +10,14 @@ import pandas as pd
 
 from asapkit import ct, reports
 from asapkit.config import Contract
+from asapkit.features import training_rows
 from asapkit.store import Store
 from asapkit.types import Refused, Volume
 
 
 def held_out(store: Store) -> list[str]:
-    """Ids of the held-out volumes (split `valid`); all volumes where a store has no such split."""
-    return store.table.index[store.table["split"] == "valid"].tolist() or store.ids
+    """Ids of the held-out volumes, as in every score; all volumes where none is held out."""
+    return store.table.index[~training_rows(store.table)].tolist() or store.ids
 
 
 def example(store: Store, *, id: str = "", findings: int = 3) -> str:

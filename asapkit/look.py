@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asapkit import analysis, ct, examples, formats
+from asapkit import analysis, chest, ct, examples, formats
 from asapkit.config import Contract
-from asapkit.types import Volume
+from asapkit.types import Refused, Volume
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class Look:
     warnings: tuple[str, ...]
 
 
-def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -> Look:
-    """Similarity of a sentence with every patch of a scan, nothing hidden.
+def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path, slope: float | None = None, intercept: float | None = None) -> Look:
+    """Similarity of a sentence with every patch of a scan, nothing hidden. slope, intercept: of a file that holds stored values in place of HU.
 
     Writes out/look.png, out/look.csv (the top K patches) and out/similarity.nii.gz: float32 on the scan's own voxel grid, axes as in its
     file, NaN where the network's field of view does not reach and in the air around the body.
 
-    Raises: Refused for a scan or run that cannot be read; ValueError for an empty sentence or a method that does not align sentences.
+    Raises: Refused for a scan or run that cannot be read, and for values that are not HU; ValueError for an empty sentence or a method that does
+    not align sentences.
     """
     from asapkit import checkpoint
 
@@ -39,7 +40,11 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     if not hasattr(method, "match"):
         raise ValueError(f"{run}: its recipe aligns no sentences; look needs a run of asap or another recipe with `match`")
     contract, grid = method.encoder.contract, method.encoder.grid
-    volume = ct.read(Path(scan))
+    volume = ct.read(Path(scan), slope=slope, intercept=intercept)
+    fault, fix = chest.hu_fault(volume.array)
+    if fault:
+        raise Refused(f"{Path(scan).name}: {fault}; {fix}")
+    strange = chest.not_a_chest(chest.survey(volume))
     patch = tuple(c // g for c, g in zip(contract.crop, grid, strict=True))
     seen, shape = field_of_view(volume, contract)
     similarities, budgets = examples.matched(method, seen.array, [sentence], contract=contract, shape=shape)
@@ -50,7 +55,7 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path) -
     picture = _draw(seen, similarity, k, top, sentence=sentence, patch=patch, run=Path(run), out=folder)
     target = folder / "similarity.nii.gz"
     ct.save(on_scan_grid(similarity.reshape(grid), seen.affine, Path(scan), patch=patch), target)
-    return Look(picture, target, top, volume.warnings)
+    return Look(picture, target, top, volume.warnings + ((strange,) if strange else ()))
 
 
 def field_of_view(volume: Volume, contract: Contract) -> tuple[Volume, tuple[int, int, int]]:

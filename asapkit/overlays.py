@@ -225,7 +225,7 @@ def _sentence_row(page, tiles, volume, row, spacing_mm, patch, window, interpola
     told += ["outline: truth"] * (truth is not None) + ([row["note"]] if row.get("note") else [])
     box = tiles[0].get_position()
     height = page.get_size_inches()[1]
-    page.text(box.x0, box.y1 + 0.17 / height, f"“{row['sentence']}”", fontsize=8.5, va="bottom", style="italic")
+    page.text(box.x0, box.y1 + 0.17 / height, f"“{row['sentence']}”", fontsize=8.5, va="bottom", style="italic", parse_math=False)
     page.text(box.x0, box.y1 + 0.04 / height, "  ·  ".join(told), fontsize=7, va="bottom", color=GREY)
     _bar(page, tiles[-1], SPOT, norm, "cosine similarity")
 

@@ -59,6 +59,8 @@ def compare(folder: Path | str) -> list[Row]:
         raise Refused(f"{folder}: lacks {', '.join(missing)}; give a folder of reference outputs")
     manifest, norms = (read(folder / name) for name in ("manifest.json", "grads.json"))
     inputs, outputs, whole = (read(folder / f"{name}.npz") for name in ("inputs", "outputs", "encoder_only"))
+    if missing := [e["name"] for e in manifest["tensors"] if e["kind"] == "generated" and e["name"] not in norms]:
+        raise Refused(f"{norms.file}: lacks the gradient norm of {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
     method = build(manifest, inputs, outputs)
     with torch.no_grad():
         rows = [*encoder_rows(method, inputs, whole)]

@@ -210,8 +210,9 @@ def _declaration(root: Path) -> dict:
         declared = json.loads(file.read_text())
     except ValueError as error:
         raise Refused(f"{file} is not readable ({error}); preprocess into a new folder") from error
-    if declared.get("format") != FORMAT:
-        raise Refused(f"{file} has format {declared.get('format')}, this version reads {FORMAT}; preprocess again")
+    if not isinstance(declared, dict) or declared.get("format") != FORMAT:
+        found = declared.get("format") if isinstance(declared, dict) else type(declared).__name__
+        raise Refused(f"{file} has format {found}, this version reads {FORMAT}; preprocess again")
     if declared.get("hash") != _hash(json.loads(json.dumps(declared))):
         raise Refused(f"{file} was changed by hand (its hash does not fit); preprocess into a new folder")
     return declared
@@ -243,6 +244,24 @@ def open(path: Path | str, *, contract: Contract | None = None) -> Store:
     if not (root / "volumes.parquet").exists():
         raise Refused(f"store {root} is unfinished: run the same preprocess command again, it goes on where it stopped")
     return Store(root, declared)
+
+
+class Layer:
+    """One layer of one volume, read where it is indexed.  Raises: Refused, naming the file, where its bytes are damaged."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.array = self._safely(lambda: preprocess.decode(file))
+        self.shape, self.dtype = self.array.shape, self.array.dtype
+
+    def __getitem__(self, box) -> np.ndarray:
+        return self._safely(lambda: self.array[box])
+
+    def _safely(self, read):
+        try:
+            return read()
+        except (RuntimeError, ValueError, OSError) as error:  # blosc2 raises each, according to which byte is wrong
+            raise Refused(f"{self.file}: damaged ({preprocess.one_line(error)}); delete it and run the preprocess command again") from error
 
 
 class Store:
@@ -277,9 +296,9 @@ class Store:
         return tables.read(self.root, "sentences")
 
     def layer(self, id: str, name: str):
-        """A layer as a lazy blosc2 array, full field at the contract's spacing: index it to read; None where the volume lacks it.
+        """A layer on disk, full field at the contract's spacing: index it to read; None where the volume lacks it.
 
-        Raises: Refused for an unknown volume or a missing file.
+        Raises: Refused for an unknown volume, a missing or a damaged file.
         """
         if id not in self:
             why = self.refused.loc[self.refused["id"] == id, "reason"]
@@ -289,7 +308,7 @@ class Store:
         file = preprocess.layer_path(self.root, name, id)
         if not file.exists():
             raise Refused(f"{file}: missing; run the preprocess command again, it makes what is missing")
-        return preprocess.decode(file)
+        return Layer(file)
 
     def _read(self, id: str, name: str) -> np.ndarray | None:
         lazy = self.layer(id, name)

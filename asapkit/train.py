@@ -25,6 +25,7 @@ from asapkit import checkpoint
 from asapkit import store as stores
 from asapkit.batch import Items, collate
 from asapkit.config import Config
+from asapkit.features import training_rows
 from asapkit.store import Store
 from asapkit.types import Batch, Refused
 
@@ -274,7 +275,12 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
 
 
 def training_ids(store: Store) -> list[str]:
-    return store.table.index[store.table["split"] == "train"].tolist()
+    """Volumes of the split "train"; where a store has no other split, without the patients that `features.training_rows` holds out.
+
+    Raises: Refused when a patient is on both sides.
+    """
+    table = store.table
+    return table.index[(table["split"] == "train") & training_rows(table)].tolist()
 
 
 def recipe_module(name: str):
@@ -291,10 +297,10 @@ def recipes() -> list[str]:
 
 def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bool) -> dict | None:
     """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
-    if (run / "config.json").exists():
+    if (run / "state.pt").exists():  # without it nothing was trained, and nothing can be lost
         if checkpoint.settings(run) != (config, json.loads(json.dumps(said))):
             raise Refused(f"{run}: holds a run with other settings; choose another folder or delete it")
-        if not resume and (run / "state.pt").exists():
+        if not resume:
             raise Refused(f"{run}: holds a run already; resume it or choose another folder")
     elif lead:
         run.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import nibabel
@@ -199,3 +200,32 @@ def test_wrong_columns_are_refused_before_anything_is_read(tmp_path, says):
 def test_a_missing_csv_is_refused_with_what_to_write(tmp_path):
     with pytest.raises(Refused, match="path, findings, impression"):
         folder.scans(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a.nii.gz,Nodule, 5 mm.,None.", "line 2: more fields than columns; put texts with commas between quotes"),
+        ('a.nii.gz,"Nodule,None.', "after line 1: unexpected end of data .*a quote that is not closed"),
+        ('a.nii.gz,"Nodule" here,None.', "scans.csv: after line 1: .* put texts with commas between quotes"),
+    ],
+)
+def test_a_report_is_never_cut_at_a_comma(tmp_path, text, says):
+    volume(tmp_path / "a.nii.gz")
+    (tmp_path / "scans.csv").write_text(f"path,findings,impression\n{text}\n")
+    try:
+        (found,) = folder.scans(tmp_path)
+        said = found.reason
+    except Refused as refused:
+        said = str(refused)
+    assert re.search(says, said)
+
+
+def test_a_csv_of_another_encoding_and_a_split_of_another_name_are_named(tmp_path):
+    volume(tmp_path / "a.nii.gz")
+    (tmp_path / "scans.csv").write_bytes("path,findings\na.nii.gz,Nodül.\n".encode("latin-1"))
+    with pytest.raises(Refused, match=r"scans.csv: is not UTF-8"):
+        list(folder.scans(tmp_path))
+    (tmp_path / "scans.csv").write_text("path,findings,split\na.nii.gz,Nodule.,banana\n")
+    (found,) = folder.scans(tmp_path)
+    assert "split 'banana'; there are train, valid, test" in found.reason

@@ -127,3 +127,17 @@ def test_a_real_scan_can_be_looked_at(run, shared, tmp_path):
     seen = look(source, run=run, sentence=SENTENCE, out=tmp_path)
     assert nibabel.load(seen.similarity_map).shape == (64, 64, 79)
     assert len(seen.patches) >= 1
+
+
+def test_stored_values_are_refused_unless_they_are_rescaled(run, scan, tmp_path):
+    from asapkit import ct
+    from asapkit.types import Volume
+
+    held = ct.read(scan)
+    stored = tmp_path / "stored.nii.gz"
+    ct.save(Volume((held.array + 8192).astype(np.int16), held.affine), stored)
+    with pytest.raises(Refused, match=r"stored.nii.gz: values are not HU: they look like HU \+8192"):
+        look(stored, run=run, sentence="A nodule in the left lung.", out=tmp_path / "out")
+    one = look(stored, run=run, sentence="A nodule in the left lung.", out=tmp_path / "a", intercept=-8192.0)
+    two = look(scan, run=run, sentence="A nodule in the left lung.", out=tmp_path / "b")
+    assert one.patches.equals(two.patches)

@@ -216,3 +216,23 @@ def test_the_losses_of_the_recipe_are_those_of_the_objectives():
     predicted, _ = method.decoder(method.encoder(batch.image, visible), visible)
     expected = objectives.reconstruction(predicted, patchify(batch.image, CONFIG.patch), hidden_patches(visible, CONFIG.patches))
     assert method(batch)["reconstruct"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_batch_that_states_nothing_leaves_the_graph_whole():
+    method, batch = make("asap", align_over="batch", align_from="stem_and_last", align_on="all", align_only="positive"), made_batch(CONFIG)
+    batch.sentence_positive[:] = False
+    losses = method(batch)
+    assert losses["align"].item() == pytest.approx(
+        method.prior_loss(method.selector(torch.zeros(3, 1, 48)), torch.zeros(3, 1).bool()).item(), abs=1e-6
+    )
+    sum(losses.values()).backward()
+    aligning = ("align_image", "align_last", "align_text")
+    assert all(p.grad is not None for n, p in method.named_parameters() if n.startswith(aligning))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [({"restore": -1}, "restore -1"), ({"temperature": 0.0}, "temperature 0"), ({"organ_layer": 7}, "organ_layer 7")]
+)
+def test_options_out_of_range_are_named(option, says):
+    with pytest.raises(ValueError, match=says):
+        make("asap", **option)

@@ -124,3 +124,14 @@ def test_a_wrong_detail_is_noticed(golden, monkeypatch):
     bad = {r.name for r in parity.compare(golden) if not r.good}
     assert {"f_sim", "lowtie_f_sim", "fused_text_features", "mlm_logits_slice", "losses/words"} <= bad
     assert "latent" not in bad and "losses/align" not in bad
+
+
+def test_a_gradient_norm_that_is_missing_is_named(golden, tmp_path):
+    for file in golden.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    norms = json.loads((golden / "grads.json").read_text())
+    norms.pop("norm.weight")
+    (tmp_path / "grads.json").unlink()
+    (tmp_path / "grads.json").write_text(json.dumps(norms))
+    with pytest.raises(Refused, match=r"grads.json: lacks the gradient norm of norm.weight"):
+        parity.compare(tmp_path)

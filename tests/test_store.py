@@ -486,3 +486,14 @@ def test_no_dask_cluster_is_one_line(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "ANSWER_S", 1)
     with pytest.raises(Refused, match="no Dask scheduler answers at"):
         write(scans, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
+
+
+def test_a_damaged_layer_is_refused_by_its_file_where_it_is_read(scans, tmp_path):
+    write(scans, tmp_path / "store")
+    held = store.open(tmp_path / "store")
+    id = held.ids[0]
+    for keep in (0.5, 0.0):
+        file = store.preprocess.layer_path(held.root, "ct", id)
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
+        with pytest.raises(Refused, match=rf"{file.name}: damaged .*; delete it and run the preprocess command again"):
+            held.cropped(id)

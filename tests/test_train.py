@@ -240,3 +240,45 @@ def test_unknown_recipe_and_options_are_refused():
         train.recipe_module("asop")
     with pytest.raises(ValueError, match="unknown option selecter"):
         checkpoint.make_method("asap", TOY, {"selecter": "fixed"}, vocabulary=torch.arange(10))
+
+
+def test_patients_that_scores_hold_out_are_never_trained_on(toy_store):
+    from asapkit import features
+
+    held = store.open(toy_store)
+    held.table["split"] = "train"  # a csv without that column
+    out = held.table.index[~features.training_rows(held.table)]
+    assert len(out) and not set(out) & set(train.training_ids(held))
+    held.table["split"] = "valid"
+    assert train.training_ids(held) == []
+
+
+def test_official_words_are_the_whole_vocabulary_and_add_up(toy_store):
+    held = store.open(toy_store)
+    assert len(checkpoint.make_method("asap", TOY, {"fidelity": "official"}, store=held).words.vocabulary) > 30_000
+    assert len(checkpoint.make_method("asap", TOY, {}, store=held).words.vocabulary) < 3_000
+    method, batch = made_method({"words_on": "all"}), uneven_batch()
+    known = method.words.lookup[batch.report_tokens] >= 0
+    assert int(method.counts(batch)["words"]) == int(known.sum()) < known.numel()
+
+
+def test_settings_that_failed_before_the_first_checkpoint_do_not_hold_the_folder(toy_store, tmp_path):
+    held = store.open(toy_store)
+    with pytest.raises(Refused, match="not finite"):
+        train.pretrain(held, tmp_path / "run", recipe="mae", config=replace(TOY, steps=2, lr=float("inf")), progress=False)
+    assert len(train.pretrain(held, tmp_path / "run", recipe="mae", config=replace(TOY, steps=1), progress=False)) == 1
+    with pytest.raises(Refused, match="holds a run with other settings"):
+        train.pretrain(held, tmp_path / "run", recipe="mae", config=replace(TOY, steps=2), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"steps": 0}, "steps 0: give a number of at least 1"), ({"accumulate": 0}, "accumulate 0"), ({"top_k": [0]}, "top_k"),
+        ({"hide": 1.0}, "hide 1.0: give a number above 0 and below 1"), ({"heads": 7}, "width 48 is not a multiple of heads 7"),
+        ({"patch": [0, 1, 1]}, "patch"), ({"max_sentences": 0}, "max_sentences 0"), ({"lr": -1.0}, "lr -1.0: give a number above 0"),
+    ],
+)  # fmt: skip
+def test_a_value_that_makes_no_training_is_named(setting, says):
+    with pytest.raises(ValueError, match=says):
+        TOY.at("toy", **setting)

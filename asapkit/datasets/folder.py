@@ -22,6 +22,8 @@ from asapkit.types import FINDINGS, Refused, Scan
 COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "slope", "intercept")
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip", ".dcm")
 EMPTY = ("", "nan", "none", "not given")
+SPLITS = ("", "train", "valid", "test")
+TOO_MANY = "more fields than columns"
 KNOWN = {"1": 1, "0": 0, "-1": -1, "": -1, "nan": -1}
 
 
@@ -34,10 +36,17 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
     file = file / "scans.csv" if file.is_dir() else file
     if not file.exists():
         raise Refused(f"{file.name}: no such csv; write one with the columns path, findings, impression")
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened)
-        _check_columns(file, reader.fieldnames or [])
-        rows = [{k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)} for row in reader]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, restkey=TOO_MANY, strict=True)
+            _check_columns(file, reader.fieldnames or [])
+            rows = [{k.strip(): v.strip() if isinstance(v, str) else v or "" for k, v in row.items()} for row in reader]
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file.name}: is not UTF-8; save it as UTF-8") from error
+    except csv.Error as error:
+        raise Refused(
+            f"{file.name}: after line {reader.line_num}: {error} (a quote that is not closed?); put texts with commas between quotes"
+        ) from error
     return _rows(file.parent, rows)
 
 
@@ -73,6 +82,10 @@ def _stem(path: str) -> str:
 def _problem(folder: Path, row: dict[str, str], id: str, seen: set[str]) -> str:
     """Why a row makes no scan, in one line; '' when it does."""
     path = folder / row["path"]
+    if TOO_MANY in row:
+        return f"{TOO_MANY}; put texts with commas between quotes"
+    if row.get("split", "") not in SPLITS:
+        return f"split {row['split']!r}; there are train, valid, test"
     if not row["path"]:
         return "path is empty; every row needs a volume"
     if not id or id in (".", "..") or any(c in id for c in "/\\\0") or any(ord(c) < 32 for c in id):

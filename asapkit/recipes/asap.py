@@ -43,7 +43,7 @@ class Method(nn.Module):
     organ_gate: only patches of the organs that the sentence names.
     align_only: all | positive, which sentences are aligned.   encode: report | sentence.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
-    restore: volumes per batch whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
+    restore: volumes per batch (of each rank) whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
     text_memory: keep the text features of sentences seen before.   switches: any of the keys of `CORRECT`.
     """
 
@@ -68,6 +68,10 @@ class Method(nn.Module):
                 raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
         if align_on == "all" and not align_from.startswith("stem"):
             raise ValueError(f"align_on 'all' needs align_from 'stem' or 'stem_and_last': hidden patches have no feature from {align_from!r}")
+        if restore < 0 or temperature <= 0:
+            raise ValueError(f"restore {restore}, temperature {temperature}: give a number of volumes (0: all) and a temperature above 0")
+        if not -config.decoder_depth <= organ_layer < config.decoder_depth:
+            raise ValueError(f"organ_layer {organ_layer}: the decoder has {config.decoder_depth} blocks, counted from 0")
         self.config, self.aki, self.ssa, self.slf, self.align_on = config, aki, ssa, slf, align_on
         self.align_over, self.align_from, self.align_only, self.organ_gate, self.encode = align_over, align_from, align_only, organ_gate, encode
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
@@ -128,7 +132,11 @@ class Method(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each loss is a mean over, so that ranks and micro-batches add up exactly; a loss that is absent is already global."""
         some = batch[: self.restore]
-        counts = {"reconstruct": torch.tensor(float(len(some))), "organs": some.has_organs.sum(), "words": self.counted_words(some).sum()}
+        counts = {
+            "reconstruct": torch.tensor(float(len(some))),
+            "organs": some.has_organs.sum(),
+            "words": (self.counted_words(some) & (self.words.lookup[some.report_tokens] >= 0)).sum(),
+        }
         if self.align_over == "report":
             real = self.stated(batch)
             counts["align"] = real.sum() if self.switches["align_mean"] == "batch" else real.any(1).sum()
@@ -201,7 +209,7 @@ class Method(nn.Module):
         sentence, mixture, meaning, real = map(self.gather, (sentence, mixture, meaning, real))
         loss = self.prior_loss(mixture, real)
         if not real.any():
-            return loss + sentence.sum() * 0.0
+            return loss + sum(patches.sum() for patches, _ in levels) * 0.0 + sentence.sum() * 0.0  # every rank's graph stays whole
         own = torch.arange(len(real), device=real.device).unsqueeze(1).expand_as(real)[real]
         weight = (1.0 / real.sum(1, keepdim=True).clamp(min=1)).expand(real.shape)[real]
         for patches, which in levels:
