@@ -120,7 +120,8 @@ def load(folder: Path | str) -> HubEncoder:
 
 def report(folder: Path | str) -> str:
     """What was said of the file that an exported encoder came from.  Raises: Refused where the folder does not load, or does not say it."""
-    said = load(folder).said
+    said = described(folder).get("said")
     if not isinstance(said, dict) or not isinstance(said.get("report"), str):
         raise Refused(f"{Path(folder) / FILES[0]}: has no report under `said`; take it from a copy, or export the weights again")
+    load(folder)
     return said["report"]

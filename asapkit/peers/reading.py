@@ -181,9 +181,9 @@ def _look_into(file: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(2) != b"PK":
             return
-    if not zipfile.is_zipfile(file):
-        raise Refused(f"{file.name}: truncated or damaged; fetch it again")
     try:
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile("no list of contents at its end")
         with zipfile.ZipFile(file) as whole:
             names = whole.namelist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
@@ -250,15 +250,15 @@ def translate(state: State, family: Family, report: Report, *, name: str) -> Sta
 
 def _admit(theirs: str, value: Tensor, *, file: str) -> None:
     """Raises: Refused, by name, for a tensor that is no plain table of real numbers; a count without axes may be whole."""
-    why = ""
     if value.is_nested or value.layout is not torch.strided:
         why = "is not stored densely"
     elif 0 in value.shape:
-        why = f"of shape {tuple(value.shape)} holds no numbers"
+        raise Refused(f"{file}: {theirs} of shape {tuple(value.shape)} holds no numbers; fetch the file again")
     elif value.dtype not in REALS and not (value.ndim == 0 and value.dtype in WHOLE):
         why = f"holds {str(value.dtype).removeprefix('torch.')}"
-    if why:
-        raise Refused(f"{file}: {theirs} {why}; weights are read as dense float32, float16, bfloat16 or float64: save it so")
+    else:
+        return
+    raise Refused(f"{file}: {theirs} {why}; weights are read as dense float32, float16, bfloat16 or float64: save it so")
 
 
 def _joined(state: State, *, name: str) -> State:
