@@ -267,8 +267,10 @@ def _weights(options) -> int:
     from asapkit import hub
     from asapkit.peers import reading
 
-    if hub.exported(options.dataset.parent) and not options.export:
-        print(hub.load(options.dataset.parent).said["report"])
+    if hub.exported(options.dataset):
+        if options.export:
+            raise ValueError(f"{options.dataset}: is an export already; copy its folder")
+        print(hub.report(options.dataset.parent))
         return GOOD
     found = reading.load(options.dataset)
     print(found.report)

@@ -146,23 +146,44 @@ def load_method(run: Path) -> nn.Module:
     return method.eval()
 
 
+def described(folder: Path) -> dict:
+    """What config.json of a folder says; empty where there is none.  Raises: Refused, naming the file, where it says nothing by name."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{file}: damaged ({' '.join(str(error).split())[:160]}); take it from a copy") from error
+    if not isinstance(said, dict):
+        raise Refused(f"{file}: damaged (a {type(said).__name__}, where settings by name belong); take it from a copy")
+    return said
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `pretrain` wrote a folder: method.json is there, or its config.json has a scale."""
+    return (Path(folder) / "method.json").is_file() or "scale" in described(folder)
+
+
 def load_encoder(source: Path | str) -> nn.Module:
-    """The encoder of a run folder, an exported folder, a weights file in one of these, or another method's released file; eval mode, CPU."""
-    source = Path(source)
-    folder = source if source.is_dir() else source.parent
-    if source.is_file() and not (folder / "config.json").exists():
-        from asapkit.peers import reading
-
-        return reading.load(source).encoder
+    """The encoder of a run, an exported or a downloaded folder, a weights file in one of these, or another method's released file; eval mode, CPU."""
     from asapkit import hub
+    from asapkit.peers import reading
 
-    if hub.exported(folder):
-        return hub.load(folder).encoder
-    if not (folder / "config.json").exists():
+    source = Path(source)
+    if hub.exported(source):
+        return hub.load(source if source.is_dir() else source.parent).encoder
+    if source.is_dir() and (is_run(source) or (source / "weights.safetensors").exists()):
+        return run_encoder(source, read_weights(source), str(source))
+    return reading.load(reading.weights_in(source) if source.is_dir() else source).encoder
+
+
+def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
+    """The encoder among the tensors of a run, made as the run's config.json says."""
+    if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    state = {k.removeprefix("encoder."): v for k, v in read_weights(source).items() if k.startswith("encoder.")}
-    encoder = Encoder(read_config(folder))
-    fill(encoder, state, str(source))
+    encoder = Encoder(read_config(run))
+    fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
 
 

@@ -115,7 +115,9 @@ def batches(
 
 
 def require_contract(encoder: torch.nn.Module, store: Store) -> None:
-    """Raises: Refused, naming the fields that differ, when encoder and store were made under different contracts."""
+    """Raises: Refused, naming the fields that differ, when encoder and store were made under different contracts; or for an encoder of text."""
+    if encoder.contract is None:
+        raise Refused(f"{store.root}: the encoder given for it ({type(encoder).__name__}) encodes text, not volumes; give an encoder of images")
     if encoder.contract != store.contract:
         raise Refused(f"{store.root}: {differing(store.contract, encoder.contract)}, as the encoder needs it; preprocess the data again for it")
 

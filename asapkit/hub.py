@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from asapkit.checkpoint import described
 from asapkit.peers import networks
 from asapkit.peers.reading import Loaded
 from asapkit.types import Refused
@@ -96,12 +97,11 @@ def export(found: Loaded, folder: Path | str) -> Path:
     return folder
 
 
-def exported(folder: Path | str) -> bool:
-    """True for a folder that `export` wrote."""
-    try:
-        return "kind" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+def exported(source: Path | str) -> bool:
+    """True for a folder that `export` wrote, and for its own file of weights.  Raises: Refused where its config.json is damaged."""
+    source = Path(source)
+    own = source.name == FILES[1] and source.is_file()
+    return (own or source.is_dir()) and "kind" in described(source.parent if own else source)
 
 
 def load(folder: Path | str) -> HubEncoder:
@@ -109,8 +109,19 @@ def load(folder: Path | str) -> HubEncoder:
     folder = Path(folder)
     if missing := [name for name in FILES[:2] if not (folder / name).is_file()]:
         raise Refused(f"{folder}: no {missing[0]}; give a folder that `asapkit doctor FILE --export` wrote")
+    if lacks := [name for name in ("kind", "settings") if name not in described(folder)]:
+        raise Refused(f"{folder / FILES[0]}: has no {lacks[0]}; give a folder that `asapkit doctor FILE --export` wrote")
     try:
         with redirect_stdout(io.StringIO()):  # the mixin prints that it found a folder
             return HubEncoder.from_pretrained(str(folder), strict=True).eval()
-    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         raise Refused(f"{folder}: damaged, or of another version ({' '.join(str(error).split())[:160]})") from error
+
+
+def report(folder: Path | str) -> str:
+    """What was said of the file that an exported encoder came from.  Raises: Refused where the folder does not load, or does not say it."""
+    said = described(folder).get("said")
+    if not isinstance(said, dict) or not isinstance(said.get("report"), str):
+        raise Refused(f"{Path(folder) / FILES[0]}: has no report under `said`; take it from a copy, or export the weights again")
+    load(folder)
+    return said["report"]

@@ -70,6 +70,13 @@ def test_another_contract_is_refused_and_named(store):
         extract(Bright(Config.at("toy", window_hu=(-1000.0, 400.0))), store, progress=False)
 
 
+def test_an_encoder_of_text_is_refused(store):
+    encoder = Bright()
+    encoder.contract = None
+    with pytest.raises(Refused, match="encodes text, not volumes"):
+        extract(encoder, store, progress=False)
+
+
 def test_no_volume_is_refused(store):
     with pytest.raises(Refused, match="no volume"):
         extract(Bright(), store, ids=[], progress=False)

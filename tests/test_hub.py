@@ -76,7 +76,92 @@ def test_every_place_that_takes_an_encoder_takes_a_released_file_or_an_export(tm
     assert checkpoint.load_encoder(folder).grid == checkpoint.load_encoder(folder / "model.safetensors").grid == (8, 8, 4)
 
 
+def test_an_export_answers_for_itself_alone(tmp_path):
+    """Another file in its folder is read as what it is."""
+    folder = hub.export(reading.load(written(tmp_path, "PCRLv2")), tmp_path / "out")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "other.pt").write_bytes(b"")
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    for name in ("nothere.pt", "other.pt", "cut.safetensors"):
+        assert not hub.exported(folder / name)
+        with pytest.raises(Refused, match=name):
+            checkpoint.load_encoder(folder / name)
+    assert checkpoint.load_encoder(written(folder, "M3D-CLIP")).grid == (16, 16, 8), "someone else's model in it"
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Refused, match="no such file"):
+        checkpoint.load_encoder(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("content", ['["kind"]', "{", "null", '"kind"'])
+def test_a_damaged_configuration_is_named(content, tmp_path):
+    folder = hub.export(reading.load(written(tmp_path, "PCRLv2")), tmp_path / "out")
+    (folder / "config.json").write_text(content)
+    for take in (checkpoint.load_encoder, hub.load, hub.exported):
+        with pytest.raises(Refused, match=r"config\.json: damaged"):
+            take(folder)
+
+
+def downloaded(folder, name, file="pytorch_model.bin"):
+    """A folder as a model hub gives it: another library's config.json beside the weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": [name], "hidden_size": 768}))
+    whole = MAKERS[name](states.Maker())
+    state = whole.get("state_dict", whole)
+    torch.save(state, folder / file) if file.endswith("bin") else save_file(state, folder / file)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "file"), [("M3D-CLIP", "pytorch_model.bin"), ("HLIP", "model.safetensors")])
+def test_a_downloaded_model_is_read_from_its_folder_or_file(name, file, tmp_path):
+    folder = downloaded(tmp_path / "model", name, file)
+    grid = reading.load(folder / file).encoder.grid
+    assert checkpoint.load_encoder(folder).grid == checkpoint.load_encoder(folder / file).grid == grid
+
+
+def test_of_several_files_of_weights_one_must_be_named(tmp_path):
+    folder = downloaded(tmp_path / "model", "HLIP")
+    downloaded(folder, "HLIP", "model.safetensors")
+    with pytest.raises(Refused, match=r"say which .*: model\.safetensors, pytorch_model\.bin"):
+        checkpoint.load_encoder(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").rename(folder / "open_clip.bin")
+    with pytest.raises(Refused, match=r"say which .*: open_clip\.bin"):
+        checkpoint.load_encoder(folder)
+    (folder / "open_clip.bin").unlink()
+    with pytest.raises(Refused, match=r"no model\.safetensors or pytorch_model\.bin"):
+        checkpoint.load_encoder(folder)
+
+
 # ---------------------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_doctor_does_not_take_another_file_for_an_export(tmp_path, capsys):
+    folder = hub.export(reading.load(written(tmp_path, "PCRLv2")), tmp_path / "out")
+    (folder / "cut.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:999])
+    for name in ("nothere.pt", "cut.safetensors"):
+        assert main(["doctor", str(folder / name)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert name in line
+    assert main(["doctor", str(folder / "model.safetensors"), "--export", str(tmp_path / "again")]) == 1
+    assert "is an export already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", [None, [1], {}, {"report": 3}])
+def test_an_export_that_does_not_say_where_it_is_from_is_named(said, tmp_path, capsys):
+    folder = hub.export(reading.load(written(tmp_path, "PCRLv2")), tmp_path / "out")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"said": said}))
+    assert main(["doctor", str(folder / "model.safetensors")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.json: has no report under `said`" in line
+
+
+def test_a_text_encoder_is_scored_on_no_store(tmp_path, toy_store, capsys):
+    folder = downloaded(tmp_path / "model", "CXR-BERT")
+    exported = hub.export(reading.load(folder / "pytorch_model.bin"), tmp_path / "out")
+    for source in (folder, folder / "pytorch_model.bin", exported):
+        assert main(["evaluate", str(source), str(toy_store)]) == 1
+        assert "encodes text, not volumes" in capsys.readouterr().err
 
 
 def test_the_doctor_tells_of_weights_and_exports_them(tmp_path, capsys):
@@ -122,5 +207,6 @@ def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
     assert list(found.report.dropped) == ["decoder.mask_token"]
     with pytest.raises(Refused, match="keep its own crop"):
         reading.load(tmp_path / "weights.safetensors", crop=(48, 48, 24))
+    assert all(torch.equal(v, checkpoint.load_encoder(tmp_path / "weights.safetensors").state_dict()[k]) for k, v in encoder.state_dict().items())
     back = hub.load(hub.export(found, tmp_path / "out")).encoder
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in encoder.state_dict().items())

@@ -7,7 +7,9 @@ import itertools
 import json
 import math
 import os
+import pickle
 import re
+import warnings
 import zipfile
 from math import prod
 from pathlib import Path
@@ -543,6 +545,37 @@ def test_a_hostile_pickle_is_refused_and_not_run(old, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_a_bare_pickle_is_no_file_of_weights_and_nothing_else_is_said(protocol, tmp_path):
+    mark = tmp_path / "mark"
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps({"model": Hostile(mark)}, protocol=protocol))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = refused(tmp_path / "bare.pt")
+    assert ("not a file of weights, or damaged; fetch it again" in said) or "holds posix.system" in said
+    assert not mark.exists()
+
+
+def test_a_damaged_pickle_is_told_from_code(tmp_path):
+    import random
+
+    file, chance = tmp_path / "flipped.pt", random.Random(0)
+    for old in (True, False):
+        torch.save(states.mae(states.Maker(), width=6, depth=1), tmp_path / "whole.pt", _use_new_zipfile_serialization=not old)
+        whole = (tmp_path / "whole.pt").read_bytes()
+        for _ in range(20):
+            damaged, start = bytearray(whole), chance.randrange(100, 1500)
+            damaged[start : start + 60] = bytes(byte ^ 0xFF for byte in damaged[start : start + 60])
+            file.write_bytes(damaged)
+            assert not re.search(r"it holds \d", refused(file))
+    with zipfile.ZipFile(file, "w") as empty:
+        empty.writestr("a", "b")
+    content = bytearray(file.read_bytes())
+    content[-22 - 46 : -22] = bytes(46)
+    file.write_bytes(content)
+    assert "damaged" in refused(file)
+
+
 def test_whole_modules_and_programs_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     assert "holds torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pt")
@@ -592,6 +625,35 @@ def test_nan_and_infinity_are_refused_by_name(tmp_path):
     assert "blocks.1.norm1.bias holds NaN or infinity" in refused(file)
     file = changed(tmp_path, "MAE", mask_token=torch.full((1, 1, 24), float("inf")))
     assert reading.load(file, crop=(48, 32, 32)), "a dropped tensor may hold what it likes"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("blocks__1__attn__qkv__weight", torch.ones(72, 24).to(torch.float8_e4m3fn), "holds float8_e4m3fn; weights are read as dense float32"),
+        ("blocks__1__attn__qkv__weight", torch.ones(72, 24).to_sparse(), "is not stored densely"),
+        ("blocks__1__attn__qkv__weight", torch.ones(72, 24, dtype=torch.int8), "holds int8; weights"),
+        ("blocks__1__attn__qkv__weight", torch.ones(72, 24, dtype=torch.complex64), "holds complex64; weights"),
+        ("blocks__1__attn__qkv__weight", torch.ones(72, 24, device="meta"), "has a shape but no numbers (a meta tensor)"),
+        ("patch_embed__proj__weight", torch.ones(24, 1, 0, 16, 8), "of shape (24, 1, 0, 16, 8) holds no numbers"),
+        ("norm__bias", torch.full((24,), 1e300, dtype=torch.float64), "holds NaN or infinity"),
+    ],
+    ids=["fp8", "sparse", "int8", "complex", "meta", "zero-sized", "too-large"],
+)  # fmt: skip
+def test_a_tensor_that_is_no_plain_table_of_numbers_is_refused_by_name(key, value, says, tmp_path):
+    said = refused(changed(tmp_path, "SimCroP", **{key: value}))
+    assert f"{key.replace('__', '.')} {says}" in said
+
+
+def test_a_count_may_be_whole_and_a_dropped_tensor_of_any_kind(tmp_path):
+    assert reading.load(written(tmp_path, "Merlin"), crop=CROPS["Merlin"])
+    file = changed(tmp_path, "MAE", mask_token=torch.ones(1, 1, 24, dtype=torch.int8))
+    assert "mask_token" in reading.load(file, crop=CROPS["MAE"]).report.dropped
+
+
+def test_a_patch_without_voxels_is_no_geometry():
+    with pytest.raises(Refused, match="not a multiple"):
+        Geometry(Contract((1.0, 1.0, 1.0), (8, 8, 8)), (8, 0, 8))
 
 
 def test_wrong_shapes_and_missing_tensors_are_refused_by_name(tmp_path):

@@ -53,7 +53,7 @@ class Geometry:
     values: tuple[float, float] = (-1.0, 1.0)  # what the two ends of the HU window become in the network
 
     def __post_init__(self):
-        if any(c <= 0 or c % p for c, p in zip(self.contract.crop, self.patch, strict=True)):
+        if any(p <= 0 or c <= 0 or c % p for c, p in zip(self.contract.crop, self.patch, strict=True)):
             raise Refused(f"crop {self.contract.crop} is not a multiple of this encoder's patch {self.patch}")
 
     @property

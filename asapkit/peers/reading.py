@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +28,10 @@ from asapkit.types import Refused
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|trained_model\.)+")  # DataParallel, torch.compile, CT-LiPro
+DOWNLOADED = ("model.safetensors", "pytorch_model.bin")  # the names that model hubs give
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+REALS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 UNMATCHED = 10  # names of an unknown file that its refusal spells out
 State = dict[str, Tensor]
 
@@ -48,7 +54,7 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
     """
     file = Path(file)
     state, left = opened(file)
-    if "encoder.embed.weight" in state and (file.parent / "config.json").exists():
+    if ("encoder.embed.weight" in state or file.name == "weights.safetensors") and checkpoint.is_run(file.parent):
         if crop is not None:
             raise Refused(f"{file.name}: weights of a run, which keep its own crop; leave the crop out")
         return _own(file, state)
@@ -70,8 +76,10 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
 
 def _own(file: Path, state: State) -> Loaded:
     """The weights of a run of this house, with its config.json beside them."""
-    encoder = checkpoint.load_encoder(file)
     used = {n: n.removeprefix("encoder.") for n in state if n.startswith("encoder.")}
+    for n in used:
+        _admit(n, state[n], file=file.name)
+    encoder = checkpoint.run_encoder(file.parent, state, str(file))
     rest = {n: "decoder and heads of pre-training: checkpoint.load_method reads them with the run" for n in state if n not in used}
     report = Report("asapkit", f"a run of this library, scale {encoder.config.scale}", "the trainer's own", renamed=used, dropped=rest)
     report.contract = says(encoder)
@@ -105,6 +113,18 @@ def _whole(encoder: nn.Module, state: State, report: Report, *, name: str) -> No
 # -------------------------------------------------------------------------------------------------------------------- opening
 
 
+def weights_in(folder: Path | str) -> Path:
+    """The file of weights of a folder as a model hub gives it.  Raises: Refused, saying which there are, where there is not one."""
+    folder = Path(folder)
+    usual = [folder / name for name in DOWNLOADED if (folder / name).is_file()]
+    if len(usual) == 1:
+        return usual[0]
+    others = usual or sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not others:
+        raise Refused(f"{folder}: no {' or '.join(DOWNLOADED)} in it; give a run folder that `pretrain` wrote, or a file of weights")
+    raise Refused(f"{folder}: say which file of weights is meant, by its whole path: {_listed([f.name for f in others])}")
+
+
 def opened(file: Path | str) -> tuple[State, dict[str, str]]:
     """Tensors by name, containers and wrappers taken off; and what else the file holds, with the reason why it is left there.
 
@@ -124,13 +144,15 @@ def opened(file: Path | str) -> tuple[State, dict[str, str]]:
     left |= {str(name): "no tensor" for name, value in whole.items() if not isinstance(value, Tensor)}
     if not state:
         raise Refused(f"{file.name}: holds no tensors")
+    if bare := [name for name, value in state.items() if value.is_meta]:
+        raise Refused(f"{file.name}: {bare[0]} has a shape but no numbers (a meta tensor); save it again from a model with its weights")
     return state, left
 
 
 def _safetensors(file: Path) -> State:
     try:
         return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise Refused(f"{file.name}: truncated or damaged, not readable as safetensors; fetch it again") from error
 
 
@@ -138,17 +160,19 @@ def _pickle(file: Path) -> object:
     """A pickle's plain values and tensors. `argparse.Namespace`, in which several sources keep their settings, only holds values."""
     _look_into(file)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol; what is wrong is said below
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         said = str(error)
         if found := re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class|operand|type)\W+(?:GLOBAL )?(\S+)", said):
             what = (found[1] or found[2]).strip(".,'`")
-            raise Refused(
-                f"{file.name}: not opened, it holds {what}, which could run code; ask its authors for safetensors or for tensors alone"
-            ) from error
+            if not what.isdigit():  # a number is an instruction that no file of weights has, no name
+                raise Refused(
+                    f"{file.name}: not opened, it holds {what}, which could run code; ask its authors for safetensors or for tensors alone"
+                ) from error
         raise Refused(f"{file.name}: not a file of weights, or damaged; fetch it again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError, IndexError) as error:
+    except Exception as error:  # a damaged pickle may ask for anything
         raise Refused(f"{file.name}: truncated or damaged, torch cannot read it; fetch it again") from error
 
 
@@ -157,11 +181,15 @@ def _look_into(file: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(2) != b"PK":
             return
-    if not zipfile.is_zipfile(file):
-        raise Refused(f"{file.name}: truncated or damaged; fetch it again")
-    with zipfile.ZipFile(file) as whole:
-        if any(Path(name).name == "constants.pkl" for name in whole.namelist()):
-            raise Refused(f"{file.name}: not opened, it is a program (TorchScript); save its state_dict where you trust it")
+    try:
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile("no list of contents at its end")
+        with zipfile.ZipFile(file) as whole:
+            names = whole.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise Refused(f"{file.name}: truncated or damaged; fetch it again") from error
+    if any(Path(name).name == "constants.pkl" for name in names):
+        raise Refused(f"{file.name}: not opened, it is a program (TorchScript); save its state_dict where you trust it")
 
 
 # ---------------------------------------------------------------------------------------------------------------- recognising
@@ -205,6 +233,8 @@ def translate(state: State, family: Family, report: Report, *, name: str) -> Sta
     came: dict[str, str] = {}
     for theirs, value in state.items():
         target, why = family.place(theirs)
+        if target:
+            _admit(theirs, value, file=name)
         if target in ours and not (value.is_meta or torch.equal(ours[target], value)):
             raise Refused(f"{name}: {theirs} and {came[target]} differ, and both are {target}")
         if not target or target in ours:
@@ -216,6 +246,19 @@ def translate(state: State, family: Family, report: Report, *, name: str) -> Sta
         else:
             report.renamed[theirs] = target
     return _joined(ours, name=name)
+
+
+def _admit(theirs: str, value: Tensor, *, file: str) -> None:
+    """Raises: Refused, by name, for a tensor that is no plain table of real numbers; a count without axes may be whole."""
+    if value.is_nested or value.layout is not torch.strided:
+        why = "is not stored densely"
+    elif 0 in value.shape:
+        raise Refused(f"{file}: {theirs} of shape {tuple(value.shape)} holds no numbers; fetch the file again")
+    elif value.dtype not in REALS and not (value.ndim == 0 and value.dtype in WHOLE):
+        why = f"holds {str(value.dtype).removeprefix('torch.')}"
+    else:
+        return
+    raise Refused(f"{file}: {theirs} {why}; weights are read as dense float32, float16, bfloat16 or float64: save it so")
 
 
 def _joined(state: State, *, name: str) -> State:
@@ -233,8 +276,8 @@ def _finite(state: State, report: Report, *, name: str) -> None:
     kinds = {str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point() and v.dtype != torch.float32}
     for key, value in state.items():
         if value.is_floating_point():
-            if not value.is_meta and not torch.isfinite(value).all():
-                raise Refused(f"{name}: {key} holds NaN or infinity; a training that diverged, or a damaged file")
             state[key] = value.float()
+            if not value.is_meta and not torch.isfinite(state[key]).all():
+                raise Refused(f"{name}: {key} holds NaN or infinity; a training that diverged, or a damaged file")
     if kinds:
         report.warnings.append(f"stored as {' and '.join(sorted(kinds))}, computed in float32")

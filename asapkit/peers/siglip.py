@@ -12,7 +12,7 @@ from math import ceil
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,9 +38,11 @@ class RotaryAttention(vit3d.Attention):
         one, other = x.chunk(2, dim=-1)
         return x * self.cos + torch.cat([-other, one], dim=-1) * self.sin
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
+        """All tokens, or the ones in `rows` alone."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.proj(rearrange(F.scaled_dot_product_attention(self.turned(q), self.turned(k), v), "b h n d -> b n (h d)"))
+        all_of_them = self.proj(rearrange(F.scaled_dot_product_attention(self.turned(q), self.turned(k), v), "b h n d -> b n (h d)"))
+        return all_of_them if rows is None else vit3d.take(all_of_them, rows)
 
 
 class SigLIP3D(ViT):
