@@ -115,18 +115,10 @@ def build(manifest: Arrays, inputs: Mapping, outputs: Mapping) -> asap.Method:
     Raises: Refused where a tensor is missing, has no place here or another shape. Numbers of heads are in no tensor: the released ones are taken.
     """
     shapes = Arrays({entry["name"]: entry["shape"] for entry in manifest["tensors"]}, file=manifest.file)
-    patch = tuple(shapes["patch_embed.proj.weight"][2:])
-    crop = inputs["image"].shape[2:]
-    patches = int(np.prod([c // p for c, p in zip(crop, patch, strict=True)]))
-    config = Config.at(
-        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=blocks(shapes, "blocks"),
-        decoder_depth=blocks(shapes, "decoder_blocks"), word_depth=blocks(shapes, "bert_decoder.bert.encoder.layer"),
-        max_tokens=inputs["ids"].shape[1],
-        **{name: shapes[tensor][0] for name, tensor in WIDTHS.items()},
-    )  # fmt: skip
-    for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
-        if getattr(config, width) % getattr(config, heads):
-            raise Refused(f"{manifest.file}: {width} {getattr(config, width)} is not a multiple of the released {getattr(config, heads)} {heads}")
+    try:
+        config = stored_config(shapes, inputs, outputs)
+    except ValueError as error:
+        raise Refused(f"{manifest.file}: not of the released model's form ({error})") from error
     state = {e["name"]: torch.from_numpy(generated(e, manifest["seed"])) for e in manifest["tensors"] if e["kind"] == "generated"}
     with tempfile.TemporaryDirectory() as folder:
         write_text_encoder(Path(folder), shapes)
@@ -139,6 +131,19 @@ def build(manifest: Arrays, inputs: Mapping, outputs: Mapping) -> asap.Method:
     if left or result.unexpected_keys:
         raise Refused(f"not filled: {', '.join(left) or 'nothing'}; without a place: {', '.join(result.unexpected_keys) or 'nothing'}")
     return method.eval()
+
+
+def stored_config(shapes: Mapping, inputs: Mapping, outputs: Mapping) -> Config:
+    """The configuration that tensors and inputs have the shapes of. Raises: ValueError for one that no model can have."""
+    patch = tuple(shapes["patch_embed.proj.weight"][2:])
+    crop = inputs["image"].shape[2:]
+    patches = int(np.prod([c // p for c, p in zip(crop, patch, strict=True)]))
+    return Config.at(
+        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=blocks(shapes, "blocks"),
+        decoder_depth=blocks(shapes, "decoder_blocks"), word_depth=blocks(shapes, "bert_decoder.bert.encoder.layer"),
+        max_tokens=inputs["ids"].shape[1],
+        **{name: shapes[tensor][0] for name, tensor in WIDTHS.items()},
+    )  # fmt: skip
 
 
 def blocks(shapes: Mapping, prefix: str) -> int:

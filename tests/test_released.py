@@ -104,7 +104,7 @@ def test_a_model_of_another_form_is_refused_by_name(golden, monkeypatch):
     inputs, outputs = (parity.read(golden / f"{name}.npz") for name in ("inputs", "outputs"))
     monkeypatch.setattr(parity, "generated", lambda entry, seed: np.zeros(entry["shape"], np.float32))
     for name, shape, says in (
-        ("bert_mlp.weight", [760, 768], "word_width 760 is not a multiple of the released 6 word_heads"),
+        ("bert_mlp.weight", [760, 768], "word_width 760 is not a multiple of word_heads 6"),
         ("norm.weight", [700], r"norm.weight \(700,\) beside \(768,\)"),
         ("patch_embed.proj.weight", None, "lacks patch_embed.proj.weight"),
     ):
