@@ -148,8 +148,9 @@ def test_phantom_to_look_by_hand(tmp_path, capsys):
     capsys.readouterr()
     scan = sorted((tmp_path / "data" / "train").rglob("train_*_1.nii.gz"))[0]
     asked = ["look", str(scan), "--run", run, "--sentence", "There is a nodule in the right upper lobe.", out]
-    assert main(asked) == 1, "CT-RATE's files hold stored values; what to subtract stands in its table, and in the refusal"
-    assert main([*asked, "--intercept", "-8192"]) == 0
+    assert main(asked) == 1, "CT-RATE's files hold stored values; what to add stands in its table"
+    told = pd.read_csv(tmp_path / "data" / "train_metadata.csv").set_index("VolumeName").loc[scan.name]
+    assert main([*asked, "--slope", str(told["RescaleSlope"]), "--intercept", str(told["RescaleIntercept"])]) == 0
     seen, image = nibabel.load(tmp_path / "out" / "similarity.nii.gz"), nibabel.load(scan)
     assert seen.shape == image.shape
     assert abs(seen.affine - image.affine).max() < 1e-4
