@@ -286,5 +286,5 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="patches", ylim=(-0.6, len(order) - 0.4))
     ax.grid(axis="x")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.08), ncols=2)
     return page
