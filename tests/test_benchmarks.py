@@ -16,6 +16,8 @@ from benchmarks import bench, data_rows, reference_data
 from benchmarks.models import Models, largest_difference, step
 from benchmarks.reference import Reference
 
+pytestmark = pytest.mark.slow  # networks of published sizes: a minute that `make check` has not
+
 
 @pytest.fixture(scope="module")
 def models() -> Models:

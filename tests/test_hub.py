@@ -17,6 +17,8 @@ from asapkit.peers import reading
 from asapkit.types import Refused
 from asapkit.vit3d import Encoder
 
+pytestmark = pytest.mark.slow  # networks of published sizes: a minute that `make check` has not
+
 
 @pytest.mark.parametrize("name", CROPS)
 def test_an_export_comes_back_tensor_for_tensor(name, tmp_path):

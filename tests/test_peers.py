@@ -25,6 +25,8 @@ from asapkit.peers.frame import Frame, Geometry
 from asapkit.types import Refused
 from asapkit.vit3d import Encoder, sincos_positions
 
+pytestmark = pytest.mark.slow  # networks of published sizes: a minute that `make check` has not
+
 # A crop of another, anisotropic grid for every family, so that a swapped axis has another shape.
 CROPS = {
     "ASAP": (48, 32, 32), "SimCroP": (48, 32, 32), "MAE": (48, 32, 32), "MRM": (48, 32, 32), "M3AE": (48, 32, 32), "Hi-End-MAE": (48, 36, 24),
