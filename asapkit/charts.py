@@ -244,7 +244,7 @@ def selected_k(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
         label = f"{group} ({counts.sum():.0f})" if group != "" else ""
         bars = ax.bar(np.arange(len(ks)) + (g - (len(groups) - 1) / 2) * wide, share, wide * 0.92, color=CYCLE[g % len(CYCLE)], label=label)
         ax.bar_label(bars, [f"{s:.0%}" for s in share], fontsize=6.8, padding=1)
-    ax.set_xticks(range(len(ks)), [f"K = {k}" for k in ks])
+    ax.set_xticks(range(len(ks)), [f"K = {k:g}" for k in ks])
     ax.set(ylabel="share of sentences")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.tick_params(axis="x", length=0)
