@@ -39,6 +39,10 @@ SIGVLP_GEOMETRY = Geometry(Contract((1.5, 1.5, 1.5), (256, 256, 128)), (16, 16, 
 
 TIMM = r"cls_token|pos_embed|patch_embed\.proj\.\w+|blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.\w+|norm\.\w+"
 DECODER = (r"mask_token|decoder_.+", "the decoder of pre-training")
+ASAP_REST = (
+    DECODER, (r"bert_.+", "text encoder and word decoder"),
+    (r"(?:finding_align_img_mlp|align_text_mlp|regression_head)\..+", "heads of the sentence alignment"),
+)  # fmt: skip
 MONAI = (
     (r"blocks\.(\d+)\.(norm[12]|attn\.qkv)\.(\w+)", r"blocks.\1.\2.\3"),
     (r"blocks\.(\d+)\.attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
@@ -64,10 +68,7 @@ FAMILIES: tuple[Family, ...] = (
         "ASAP", "arXiv 2606.00602; github ToniChopp/ASAP, commit 6918832", "Apache-2.0",
         needs=((r"patch_embed\.proj\.weight", 5), (r"blocks\.0\.attn\.qkv\.weight", 2), (r"decoder_injection_.+", None)),
         rules=((f"({TIMM})", r"\1"),),
-        dropped=(
-            DECODER, (r"bert_.+", "text encoder and word decoder"),
-            (r"(?:finding_align_img_mlp|align_text_mlp|regression_head)\..+", "heads of the sentence alignment"),
-        ),
+        dropped=ASAP_REST,
         build=partial(building.house, geometry=ASAP_GEOMETRY),
         sizes=VIT_B,
     ),
@@ -76,10 +77,7 @@ FAMILIES: tuple[Family, ...] = (
         needs=((r"patch_embed\.proj\.weight", 5), (r"blocks\.0\.attn\.qkv\.weight", 2), ("pos_embed", 3)),
         lacks=(r"decoder_injection_.+",),
         rules=((f"({TIMM})", r"\1"),),
-        dropped=(
-            DECODER, (r"bert_.+", "text encoder and word decoder"),
-            (r"(?:finding_align_img_mlp|align_text_mlp|regression_head)\..+", "heads of the sentence alignment"),
-        ),
+        dropped=ASAP_REST,
         build=partial(building.house, geometry=ASAP_GEOMETRY),
         sizes=VIT_B,
         remarks=("an ASAP encoder saved without its heads has the same names, and is the same network",),
