@@ -97,9 +97,10 @@ def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title:
     ends: dict[str, float] = {}
     for n, name in enumerate(names):
         one = table[table.encoder == name]
-        left.hist(one[value], bins=bins, color=colours[name], alpha=0.45, edgecolor="white", linewidth=0.3)
+        left.hist(one[value], bins=bins, color=colours[name], alpha=0.3)
+        left.hist(one[value], bins=bins, color=colours[name], histtype="step", linewidth=1.0)
         layers = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
-        shift = (n - (len(names) - 1) / 2) * 0.06
+        shift = (n + 1 - len(names)) * 0.06  # none to the right of the layer, where the names stand
         right.errorbar(
             layers.index + shift, layers["mean"], layers["std"], color=colours[name], marker="o", markersize=3.5, capsize=2, elinewidth=0.8
         )
@@ -115,7 +116,7 @@ def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title:
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.grid(axis="y")
     _label_ends(right, table.layer.max(), ends, colours)
-    left.set_ylim(0, tallest * (1.06 + 0.075 * len(names)))
+    left.set_ylim(0, tallest * (1.06 + 0.1 * len(names)))
     left.legend(loc="upper right", borderaxespad=0)
     return page
 

@@ -84,12 +84,25 @@ def tokens(encoders: dict, store: Store, ids: list[str]) -> tuple[dict[str, list
     return made, [patch_means(x[0, 0].numpy(), patch) > AIR for x in images]
 
 
-def attention(encoder, store: Store, ids: list[str]) -> dict[str, list[np.ndarray]]:
+def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[np.ndarray]]:
     """Output of every attention module (N, D), layer by layer, of each volume."""
     import torch
 
     with torch.no_grad():
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
+
+
+def looked_at(encoder, store: Store, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
+    """How much a patch of a volume looks at every patch, (heads, N): the encoder's `attention`.
+
+    Raises: Refused for an encoder that has none; IndexError for a patch or layer that is not there.
+    """
+    import torch
+
+    if not hasattr(encoder, "attention"):
+        raise Refused(f"{type(encoder).__name__} shows no attention; load a run whose encoder is the 3-D ViT")
+    with torch.no_grad():
+        return encoder.attention(image(store, id), patch=patch, layer=layer)[0].numpy()
 
 
 def reconstruct(method, store: Store, id: str) -> dict:

@@ -118,3 +118,23 @@ def test_a_decoder_asked_for_some_patches_gives_the_same_numbers_and_gradients()
         decoder.zero_grad()
     for whole, some in zip(*gradients, strict=True):
         assert torch.allclose(some, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_of_a_patch_by_its_formula():
+    torch.manual_seed(0)
+    config = Config.at("toy")
+    encoder = Encoder(config).double()
+    image = torch.randn(2, 1, *config.crop, dtype=torch.float64)
+    block, x = encoder.blocks[1], encoder.layers(image)[1]
+    q, k, v = block.attn.qkv(block.norm1(x)).split(config.width, dim=-1)
+    size = config.width // config.heads
+    added = torch.zeros(2, config.width, dtype=torch.float64)
+    for head in range(config.heads):
+        at = slice(head * size, (head + 1) * size)
+        share = ((q[:, 8:9, at] * k[..., at]).sum(-1) / size**0.5).softmax(-1)
+        torch.testing.assert_close(encoder.attention(image, patch=7, layer=1)[:, head], share[:, 1:])
+        added[:, at] = (share.unsqueeze(-1) * v[..., at]).sum(1)
+    torch.testing.assert_close(block.attn.proj(added), encoder.attention_outputs(image)[1][:, 7])
+    for wrong in ({"patch": config.patches}, {"patch": -1}, {"patch": 0, "layer": 2}):
+        with pytest.raises(IndexError, match="there are"):
+            encoder.attention(image, **wrong)
