@@ -62,9 +62,9 @@ def test_a_sentence_of_the_report_or_a_typed_one_is_looked_for(store, method):
 
 def test_a_reports_own_sentence_is_shown_with_its_truth(store):
     row = store.sentences[store.sentences["bits"] > 0].iloc[0]
-    inside = explore._stated(store, row["id"], row["sentence"])
+    inside = explore.sentences.stated(store, row["id"], row["sentence"])
     assert inside.any() and np.array_equal(inside, (store.cropped(row["id"], "truth")[0] & np.uint32(row["bits"])) > 0)
-    assert explore._stated(store, row["id"], "Something else.") is None
+    assert explore.sentences.stated(store, row["id"], "Something else.") is None
 
 
 def test_what_cannot_be_shown_says_why(store, method):

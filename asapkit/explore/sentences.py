@@ -22,12 +22,12 @@ def sentence_view(method, store, id: str, *, sentence: str, window: str = "lung"
     contract, (hu, _) = method.encoder.contract, store.cropped(id)
     patch = tuple(c // g for c, g in zip(contract.crop, method.encoder.grid, strict=True))
     (similarity,), (k,) = examples.matched(method, hu, [sentence], contract=contract, shape=store.layer(id, "ct").shape)
-    truth = _stated(store, id, sentence)
+    truth = stated(store, id, sentence)
     told = {"spacing_mm": contract.spacing_mm, "patch": patch, "window": window, "caption": caption}
     return figures.sentence_map(hu, similarity, sentence=sentence, k=int(k), truth=truth, note=id, **told)
 
 
-def _stated(store, id: str, sentence: str) -> np.ndarray | None:
+def stated(store, id: str, sentence: str) -> np.ndarray | None:
     """The truth's voxels that a sentence of this volume's own report states; None for any other sentence."""
     if store.sentences is None:
         return None
