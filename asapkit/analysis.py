@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 Grid = tuple[int, int, int]
 SMALLEST = 1e-12  # of s_1: what a log sees in place of a singular value of zero
+CLIPPED = (2, 98)  # percentiles of a component that are no and full colour
 STEEP = 1e-6  # of s_1: below it a Gram matrix knows a singular value too badly
 
 
@@ -75,28 +76,48 @@ def spectrum(tokens: Float[np.ndarray, "N D"], *, center: bool = False) -> Float
     return s / s[0] if s[0] else s
 
 
-def spectra(volumes: Iterable[Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> Float[np.ndarray, "L q"]:
-    """One curve per layer: the geometric mean over volumes of `spectrum`. Each volume is its layers' tokens, first layer first.
+def layer_values(layers: Sequence[Float[np.ndarray, "N D"]], *, center: bool = False) -> Float[np.ndarray, "L q"]:
+    """Singular values of every layer's tokens, first layer first: all that `ranks` and `spectra_of` need to remember of a volume.
+
+    Raises: ValueError if layers differ in q, or as `singular_values`.
+    """
+    values = [_values(tokens, center=center) for tokens in layers]
+    if len({len(s) for s in values}) > 1:
+        raise ValueError("layers differ in their number of singular values")
+    return np.stack(values)
+
+
+def spectra_of(volumes: Iterable[Float[np.ndarray, "L q"]]) -> Float[np.ndarray, "L q"]:
+    """One curve per layer from the `layer_values` of volumes: the geometric mean over volumes of s_k / s_1.
 
     Raises: ValueError without volumes, or if volumes differ in layers or q. Source: ASAP figure 6b.
     """
-    logs = [[np.log10(np.maximum(spectrum(layer, center=center), SMALLEST)) for layer in layers] for layers in volumes]
+    logs = [np.log10(np.maximum(s / np.where(s[:, :1] > 0, s[:, :1], 1.0), SMALLEST)) for s in volumes]
     if not logs:
         raise ValueError("no volume to take a spectrum of")
-    if len({tuple(len(s) for s in layers) for layers in logs}) > 1:
+    if len({s.shape for s in logs}) > 1:
         raise ValueError("volumes differ in layers or in number of singular values: their spectra cannot be averaged")
     return 10.0 ** np.mean(logs, axis=0)
 
 
-def rank_table(volumes: Mapping[str, Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> pd.DataFrame:
-    """id, layer (from 1), effective_rank, normalised, energy_rank_90, one row per volume and layer; one decomposition for all three."""
+def spectra(volumes: Iterable[Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> Float[np.ndarray, "L q"]:
+    """`spectra_of` volumes that are each their layers' tokens, first layer first."""
+    return spectra_of([layer_values(layers, center=center) for layers in volumes])
+
+
+def ranks(volumes: Mapping[str, Float[np.ndarray, "L q"]]) -> pd.DataFrame:
+    """id, layer (from 1), effective_rank, normalised, energy_rank_90, one row per volume and layer, from the `layer_values` of volumes."""
     rows = []
     for id, layers in volumes.items():
-        for number, tokens in enumerate(layers, start=1):
-            s = _values(tokens, center=center)
+        for number, s in enumerate(layers, start=1):
             rank = _entropy_rank(s)
             rows.append((id, number, rank, rank / len(s), _energy_rank(s, share=0.9)))
     return pd.DataFrame(rows, columns=["id", "layer", "effective_rank", "normalised", "energy_rank_90"])
+
+
+def rank_table(volumes: Mapping[str, Sequence[Float[np.ndarray, "N D"]]], *, center: bool = False) -> pd.DataFrame:
+    """`ranks` of volumes that are each their layers' tokens, first layer first."""
+    return ranks({id: layer_values(layers, center=center) for id, layers in volumes.items()})
 
 
 def pca_map(
@@ -107,13 +128,15 @@ def pca_map(
 
 
 def pca_maps(
-    tokens: Sequence[Float[np.ndarray, "N D"]], body: Sequence[Bool[np.ndarray, " N"]], grid: Grid, *, foreground: str = "body"
-) -> tuple[list[Float[np.ndarray, "gx gy gz 3"]], Float[np.ndarray, " 3"]]:
+    tokens: Sequence[Float[np.ndarray, "N D"]], body: Sequence[Bool[np.ndarray, " N"]], grid: Grid, *, foreground: str = "body",
+    density: Sequence[Float[np.ndarray, " N"]] | None = None,
+) -> tuple[list[Float[np.ndarray, "gx gy gz 3"]], Float[np.ndarray, " 3"]]:  # fmt: skip
     """First three principal components of foreground tokens as red, green, blue in [0, 1], background black; one basis for all volumes.
 
     `foreground` is "body" (patches marked in `body`), or "component" (the first component of all tokens, above 0, its sign turned so that
     body patches score higher than the rest). Returns the maps and the share of the foreground's variance that each colour carries.
-    Two encoders never share a basis: compare structure between them, not colours.
+    Two encoders never share a basis: compare structure between them, not colours. With `density`, the mean value of every patch, the component
+    that follows it most is red and rises with it, and green and blue fall with it: lung is then greenish and bone reddish in every encoder.
     Source: the recipe of DINOv2 (ASAP figure 7). Differs: on CT the body is known, so it replaces the first component unless asked for;
     signs come from the scores, so that a rotation of feature space changes nothing.
     """
@@ -123,9 +146,20 @@ def pca_maps(
         raise ValueError(f"{len(x)} tokens, {len(inside)} body marks: a grid of {grid} needs {int(np.prod(grid))} of each per volume")
     shown = _first_component(x, inside) if foreground == "component" else inside
     scores, shares = _components(x, shown, count=3)
-    low, high = np.percentile(scores[shown], [1, 99], axis=0)
+    if density is not None:
+        order, signs = _towards(scores[shown], np.concatenate([np.asarray(d, dtype=np.float64) for d in density])[shown])
+        scores, shares = scores[:, order] * signs, shares[order]
+    low, high = np.percentile(scores[shown], CLIPPED, axis=0)
     colours = np.clip((scores - low) / np.maximum(high - low, 1e-12), 0, 1) * shown[:, None]
     return list(colours.reshape(len(tokens), *grid, 3)), shares
+
+
+def _towards(scores: np.ndarray, density: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Which component is red, green, blue, and their signs: the one that follows density most is red and rises, the others fall."""
+    follow = (scores - scores.mean(0)).T @ (density - density.mean()) / np.maximum(scores.std(0), 1e-12)
+    red = int(np.abs(follow).argmax())
+    order = [red, *(c for c in range(scores.shape[1]) if c != red)]
+    return order, np.where(follow[order] < 0, -1.0, 1.0) * np.array([1.0, -1.0, -1.0])
 
 
 def _first_component(x: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -180,6 +214,26 @@ def patch_centres_mm(grid: Grid, patch: tuple[int, int, int], affine: Float[np.n
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid), indexing="ij"), -1).reshape(-1, 3)
     voxel = (index + 0.5) * np.asarray(patch) - 0.5
     return voxel @ affine[:3, :3].T + affine[:3, 3]
+
+
+def attention_distance_mm(shares: Float[np.ndarray, "H N"], centres_mm: Float[np.ndarray, "N 3"], query: int) -> Float[np.ndarray, " H"]:
+    """How far a patch looks on average: the mean distance of all patches from the patch `query`, weighted by what each head gives them, in mm.
+
+    Shares need not sum to 1 (the class token has its own). A head that gives nothing to any patch looks nowhere: NaN.
+    """
+    away = np.linalg.norm(np.asarray(centres_mm, np.float64) - centres_mm[query], axis=1)
+    shares = np.asarray(shares, np.float64)
+    total = shares.sum(-1)
+    return np.divide(shares @ away, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def attention_spread(shares: Float[np.ndarray, "H N"]) -> Float[np.ndarray, " H"]:
+    """On how many patches a head looks: exp of the entropy of its shares, 1 for a single patch, N for an even look. NaN where it gives nothing."""
+    shares = np.asarray(shares, np.float64)
+    total = shares.sum(-1, keepdims=True)
+    share = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(-1)
+    return np.where(total[..., 0] > 0, np.exp(entropy), np.nan)
 
 
 def to_scan_grid(

@@ -1,4 +1,7 @@
-"""Charts of numbers: tables in, a matplotlib figure out. The tables are those saved beside the pictures. Offered through `figures`."""
+"""Charts of numbers: tables in, a matplotlib figure out. The tables are those saved beside the pictures. Offered through `figures`.
+
+Those of ranks and spectra live in `ranks`, and are offered here too.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from asapkit.drawing import CYCLE, GREY, INK, Picture, encoder_colours, styled, words
+from asapkit.drawing import CYCLE, GREY, INK, Picture, chart_page, encoder_colours, require, styled
+from asapkit.ranks import effective_rank, spectra
+
+__all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "probe_bars", "probe_dots", "selected_k", "spectra"]
 
 LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
-THIRDS = {1: ("all",), 2: ("shallow", "deep"), 3: ("shallow", "middle", "deep")}
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),
     "organ_only": ("a random patch of the named organ", "s", "#E69F00"),
     "other_patient": ("same sentence, another patient's scan", "D", "#CC79A7"),
     "location_prior": ("where the finding lies in training", "^", "#009E73"),
 }
-
-
-def _page(width: float, height: float, title: str, caption: str) -> Picture:
-    """A picture with constrained layout that leaves room for title and caption."""
-    page = Picture(figsize=(width, height), layout="constrained")
-    below = 0.02 + 0.14 * (1 + len(caption) // int(width * 17)) * bool(caption)
-    above = 0.26 if title else 0.04
-    page.get_layout_engine().set(rect=(0.005, below / height, 0.99, 1 - (above + below) / height), w_pad=0.06, h_pad=0.05)
-    words(page, title=title, caption=caption, left=0.06)
-    return page
-
-
-def _missing(table: pd.DataFrame, *columns: str) -> None:
-    if absent := [c for c in columns if c not in table]:
-        raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
-
-
-def _label_ends(ax: Axes, x: float, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
-    """Names beside the ends of lines, pushed apart where they would overlap."""
-    low, high = ax.get_ylim()
-    room, last = 0.055 * (high - low), -np.inf
-    for name, y in sorted(ends.items(), key=lambda item: item[1]):
-        last = max(y, last + room)
-        ax.annotate(name, (x, last), xytext=(8, 0), textcoords="offset points", color=colours[name], fontsize=7.5, va="center", annotation_clip=False)
 
 
 @styled
@@ -55,12 +35,12 @@ def history(
     """
     runs = {"": runs} if isinstance(runs, pd.DataFrame) else dict(runs)
     for table in runs.values():
-        _missing(table, "step")
+        require(table, "step")
     losses = losses or [name for name in LOSSES if any(name in t for t in runs.values())]
     if not losses:
         raise ValueError(f"no column is a loss; losses are called {', '.join(LOSSES)}")
     rows = -(-len(losses) // 4)
-    page = _page(min(10, 0.8 + 2.6 * len(losses)), 0.5 + 2.2 * rows, title, caption)
+    page = chart_page(min(10, 0.8 + 2.6 * len(losses)), 0.5 + 2.2 * rows, title, caption)
     panels = page.subplots(rows, -(-len(losses) // rows), squeeze=False)
     colours = encoder_colours(list(runs))
     for ax, loss in zip(panels.ravel(), losses, strict=False):
@@ -68,7 +48,9 @@ def history(
             if loss in table and table[loss].notna().any():
                 one = table[["step", loss]].dropna()
                 ax.plot(one.step, one[loss], color=colours[name], linewidth=0.6, alpha=0.3)
-                ax.plot(one.step, one[loss].rolling(max(1, round(smooth * len(one))), min_periods=1).mean(), color=colours[name], label=name)
+                ax.plot(
+                    one.step, one[loss].rolling(max(1, round(smooth * len(one))), min_periods=1, center=True).mean(), color=colours[name], label=name
+                )
         ax.set(title=loss, xlabel="step", xlim=(0, None))
         ax.grid(axis="y")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -82,82 +64,20 @@ def history(
 
 
 @styled
-def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title: str = "", caption: str = "") -> Picture:
-    """Left: histogram over volumes and layers with every encoder's mean dashed. Right: mean and standard deviation per layer.
-
-    Columns: encoder, layer, and `value` ("effective_rank" or "normalised").
-    """
-    _missing(table, "encoder", "layer", value)
-    names = list(dict.fromkeys(table.encoder))
-    colours = encoder_colours(names)
-    page = _page(8.6, 3.1, title, caption)
-    left, right = page.subplots(1, 2)
-    low, high = table[value].min(), table[value].max()
-    bins = np.linspace(low, high if high > low else low + 1, 41)
-    ends: dict[str, float] = {}
-    for n, name in enumerate(names):
-        one = table[table.encoder == name]
-        left.hist(one[value], bins=bins, color=colours[name], alpha=0.3)
-        left.hist(one[value], bins=bins, color=colours[name], histtype="step", linewidth=1.0)
-        layers = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
-        shift = (n + 1 - len(names)) * 0.06  # none to the right of the layer, where the names stand
-        right.errorbar(
-            layers.index + shift, layers["mean"], layers["std"], color=colours[name], marker="o", markersize=3.5, capsize=2, elinewidth=0.8
-        )
-        ends[name] = layers["mean"].iloc[-1]
-    tallest = left.get_ylim()[1]
-    for name in names:
-        mean = table[value][table.encoder == name].mean()
-        left.vlines(mean, 0, tallest, color=colours[name], linestyle=(0, (4, 2)), linewidth=1.3, label=f"{name}, mean {mean:.3g}")
-    word = "normalised effective rank" if value == "normalised" else "effective rank"
-    left.set(xlabel=word, ylabel="volumes × layers", title=f"all layers, {table.groupby('encoder').size().max()} per encoder")
-    right.set(xlabel="layer", ylabel=word, title="per layer, mean ± sd over volumes")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.yaxis.set_major_locator(MaxNLocator(integer=True))
-    right.grid(axis="y")
-    _label_ends(right, table.layer.max(), ends, colours)
-    left.set_ylim(0, tallest * (1.06 + 0.1 * len(names)))
-    left.legend(loc="upper right", borderaxespad=0)
-    return page
-
-
-@styled
-def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str = "") -> Picture:
-    """Singular values over the largest, geometric mean over volumes, (L, q) per encoder: one panel each for the shallow, middle and deep third."""
-    words = THIRDS[min(3, max(len(c) for c in curves.values()))]
-    page = _page(1.6 + 2.5 * len(words), 3.0, title, caption)
-    panels = page.subplots(1, len(words), sharey=True, squeeze=False)[0]
-    colours = encoder_colours(list(curves))
-    for name, curve in curves.items():
-        for ax, third, word in zip(panels, np.array_split(np.arange(len(curve)), len(words)), words, strict=True):
-            if len(third):
-                mean = np.exp(np.log(np.maximum(curve[third], 1e-12)).mean(0))
-                ax.plot(np.arange(1, len(mean) + 1), mean, color=colours[name], label=name)
-                ax.set_title(f"{word}: layer {third[0] + 1}" if len(third) == 1 else f"{word}: layers {third[0] + 1} to {third[-1] + 1}")
-    for ax in panels:
-        ax.set(yscale="log", xlabel="singular value k", xlim=(1, None))
-        ax.grid()
-    floor = min(float(np.maximum(c, 1e-12)[:, : max(2, int(0.98 * c.shape[1]))].min()) for c in curves.values())
-    panels[0].set(ylabel="$s_k / s_1$", ylim=(max(floor * 0.5, 1e-7), 1.3))
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return page
-
-
-@styled
 def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """Share of sentences whose highest patch lies in the truth, one bar per finding, and what each baseline would have hit.
 
     Columns: finding, hit, and any of chance, organ_only, other_patient, location_prior; n (sentences), low, high if known. The mean over
     findings is set apart at the top: the row called "macro", or where there is none the plain mean of the rows.
     """
-    _missing(table, "finding", "hit")
+    require(table, "finding", "hit")
     if len(table) and not (table.finding == "macro").any():
         mean = {c: table[c].mean() for c in ("hit", *BASELINES) if c in table} | ({"n": table["n"].sum()} if "n" in table else {})
         table = pd.concat([pd.DataFrame([{"finding": "macro", **mean}]), table], ignore_index=True)
     rest = table[table.finding != "macro"].sort_values("hit", ascending=False)
     rows = pd.concat([table[table.finding == "macro"], rest])
     y = np.arange(len(rows))[::-1] + np.where(rows.finding == "macro", 0.5, 0.0)
-    page = _page(7.6, 1.0 + 0.27 * len(rows), title, caption)
+    page = chart_page(7.6, 1.0 + 0.27 * len(rows), title, caption)
     ax = page.subplots()
     ax.barh(y, rows.hit, height=0.62, color=np.where(rows.finding == "macro", "#0072B2", "#8FC1E3"), label="the sentence's highest patch")
     if {"low", "high"} <= set(rows):
@@ -180,16 +100,17 @@ def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -
 @styled
 def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """Macro AUROC with its interval, per encoder and share of the labels. Columns: encoder, share (0 to 1), value, low, high. 0.5 is chance."""
-    _missing(table, "encoder", "share", "value", "low", "high")
+    require(table, "encoder", "share", "value", "low", "high")
     names, shares = list(dict.fromkeys(table.encoder)), sorted(set(table.share))
     colours = encoder_colours(names)
-    page = _page(max(4.6, 1.2 + 0.42 * len(names) * len(shares)), 3.1, title, caption)
+    page = chart_page(max(4.6, 1.2 + 0.42 * len(names) * len(shares)), 3.1, title, caption)
     ax = page.subplots()
     wide = 0.8 / len(names)
     for n, name in enumerate(names):
         value, low, high = table[table.encoder == name].set_index("share").reindex(shares)[["value", "low", "high"]].to_numpy(float).T
         x = np.arange(len(shares)) + (n - (len(names) - 1) / 2) * wide
         ax.bar(x, value - 0.5, wide * 0.9, bottom=0.5, color=colours[name], label=name)
+        ax.vlines(x, low, high, color="white", linewidth=2.6)  # so that an interval is seen on a dark bar
         ax.errorbar(x, value, [value - low, high - value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
         for place, number, top in zip(x, value, high, strict=True):
             if number == number:
@@ -206,23 +127,23 @@ def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
 @styled
 def probe_dots(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """AUROC per finding, one dot per encoder, with intervals where low and high are given. Columns: finding, encoder, value."""
-    _missing(table, "finding", "encoder", "value")
+    require(table, "finding", "encoder", "value")
     names = list(dict.fromkeys(table.encoder))
     order = table.groupby("finding").value.mean().sort_values().index
     colours = encoder_colours(names)
-    page = _page(6.8, 0.9 + 0.26 * len(order), title, caption)
+    page = chart_page(6.8, 0.9 + max(0.26, 0.075 * len(names)) * len(order), title, caption)
     ax = page.subplots()
-    spread = table.groupby("finding").value.agg(["min", "max"]).reindex(order)
-    ax.hlines(range(len(order)), spread["min"], spread["max"], color="#D8D8D8", linewidth=2.5, zorder=1)
+    for row in range(0, len(order), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
     for n, name in enumerate(names):
         one = table[table.encoder == name].set_index("finding").reindex(order)
-        y = np.arange(len(order)) + (n - (len(names) - 1) / 2) * (0.5 / max(1, len(names)))
+        y = np.arange(len(order)) - (n - (len(names) - 1) / 2) * (0.76 / max(1, len(names)))
         if {"low", "high"} <= set(one):
-            ax.hlines(y, one.low, one.high, color=colours[name], linewidth=0.8, alpha=0.6)
-        ax.plot(one.value, y, "o", color=colours[name], markersize=4.5, label=name, zorder=3)
+            ax.hlines(y, one.low, one.high, color=colours[name], linewidth=0.9, alpha=0.55)
+        ax.plot(one.value, y, "o", color=colours[name], markersize=4, label=name, zorder=3)
     ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set_yticks(range(len(order)), order)
-    ax.set(xlabel="AUROC", ylim=(-0.7, len(order) - 0.3))
+    ax.set(xlabel="AUROC", ylim=(-0.5, len(order) - 0.5))
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -231,28 +152,30 @@ def probe_dots(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
 
 @styled
 def selected_k(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
-    """How often each K was selected. Columns: k, n (sentences), and perhaps group (polarity, epoch, finding): one bar colour per group."""
-    _missing(table, "k", "n")
+    """How often each K was selected, a panel per group in the table's order. Columns: k, n (sentences), and perhaps group (kind, epoch, finding).
+
+    Bars are shares of the group's sentences, with how many that is above; the mean K stands in the panel's title.
+    """
+    require(table, "k", "n")
     groups = list(dict.fromkeys(table.group)) if "group" in table else [""]
     ks = sorted(set(table.k))
-    page = _page(max(3.8, 1.2 + 0.5 * len(ks) * len(groups)), 2.6, title, caption)
-    ax = page.subplots()
-    wide = 0.8 / len(groups)
-    for g, group in enumerate(groups):
-        one = table[table.group == group] if group != "" else table
+    page = chart_page(min(10.0, max(3.8, 0.7 + (0.42 * len(ks) + 0.45) * len(groups))), 2.6, title, caption)
+    panels = page.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for ax, group, colour in zip(panels, groups, [CYCLE[g % len(CYCLE)] for g in range(len(groups))], strict=True):
+        one = table[table.group == group] if "group" in table else table
         counts = one.groupby("k").n.sum().reindex(ks, fill_value=0)
         share = counts / max(1, counts.sum())
-        label = f"{group} ({counts.sum():.0f})" if group != "" else ""
-        bars = ax.bar(np.arange(len(ks)) + (g - (len(groups) - 1) / 2) * wide, share, wide * 0.92, color=CYCLE[g % len(CYCLE)], label=label)
-        ax.bar_label(bars, [f"{s:.0%}" for s in share], fontsize=6.8, padding=1)
-    ax.set_xticks(range(len(ks)), [f"K = {k:g}" for k in ks])
-    ax.set(ylabel="share of sentences")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.tick_params(axis="x", length=0)
-    ax.margins(y=0.12)
-    ax.grid(axis="y")
-    if any(groups):
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        bars = ax.bar(range(len(ks)), share, 0.72, color=colour)
+        ax.bar_label(bars, [f"{s:.0%}\n{n:.0f}" for s, n in zip(share, counts, strict=True)], fontsize=6.5, padding=1, linespacing=1.1)
+        mean = float((counts * ks).sum() / max(1, counts.sum()))
+        ax.set_title(f"{group}\n{counts.sum():.0f} sentences, mean K {mean:.1f}".strip(), fontsize=7.5)
+        ax.set_xticks(range(len(ks)), [f"{k:g}" for k in ks])
+        ax.set_xlabel("K")
+        ax.tick_params(axis="x", length=0)
+        ax.grid(axis="y")
+    panels[0].set_ylabel("share of sentences")
+    panels[0].set_ylim(0, 1.3 * panels[0].dataLim.y1 if len(groups) == 1 else 1.3 * max(ax.dataLim.y1 for ax in panels))
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return page
 
 
@@ -263,10 +186,10 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     Columns: finding, k, patches (of the truth). A faint dot per sentence (its evidence), a bar from the first to the third quartile of them, and a
     diamond at the geometric mean of K.
     """
-    _missing(table, "k", "patches", "finding")
+    require(table, "k", "patches", "finding")
     by = table.groupby("finding")
     order = by["patches"].median().sort_values(kind="stable").index
-    page = _page(5.6, 1.0 + 0.2 * len(order), title, caption)
+    page = chart_page(5.6, 1.0 + 0.2 * len(order), title, caption)
     ax = page.subplots()
     rng = np.random.default_rng(0)
     for row, finding in enumerate(order):

@@ -142,10 +142,35 @@ def legend_inches(caption: str, entries: int, *, width: float = 10.0) -> float:
     return caption_inches(caption, width=width) + 0.04 + 0.175 * -(-entries // _columns(width))
 
 
-def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -> Path:
+def chart_page(width: float, height: float, title: str, caption: str) -> Picture:
+    """A picture with constrained layout that leaves room for title and caption."""
+    page = Picture(figsize=(width, height), layout="constrained")
+    below = 0.02 + 0.14 * (1 + len(caption) // int(width * 17)) * bool(caption)
+    above = 0.26 if title else 0.04
+    page.get_layout_engine().set(rect=(0.005, below / height, 0.99, 1 - (above + below) / height), w_pad=0.06, h_pad=0.05)
+    words(page, title=title, caption=caption, left=0.06)
+    return page
+
+
+def require(table: pd.DataFrame, *columns: str) -> None:
+    if absent := [c for c in columns if c not in table]:
+        raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
+
+
+def label_ends(ax: Axes, x: float, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
+    """Names beside the ends of lines, pushed apart where they would overlap."""
+    low, high = ax.get_ylim()
+    room, last = 0.055 * (high - low), -np.inf
+    for name, y in sorted(ends.items(), key=lambda item: item[1]):
+        last = max(y, last + room)
+        ax.annotate(name, (x, last), xytext=(8, 0), textcoords="offset points", color=colours[name], fontsize=7.5, va="center", annotation_clip=False)
+
+
+def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path, vector: bool = False) -> Path:
     """Writes out/<name>.png (at most 400 kB) and out/<name>.csv, the numbers drawn. Same figure, same bytes. Returns the picture's path.
 
-    `name` begins with the notebook's number: "31_effective_rank".
+    `name` begins with the notebook's number: "31_effective_rank". `vector` writes out/<name>.pdf as well, for print: lines and letters stay sharp at
+    any size; it is never committed.
     Raises: ValueError if no resolution down to 70 dpi fits, Refused when there is no room.
     """
     folder = Path(out)
@@ -161,7 +186,7 @@ def save(figure: Figure, name: str, numbers: pd.DataFrame, *, out: str | Path) -
     else:
         raise ValueError(f"{name}: the picture is larger than {LIMIT // 1000} kB even at 70 dpi; draw fewer panels")
     table = numbers.to_csv(None, index=False, float_format="%.6g", lineterminator="\n").encode()
-    for ending, content in ((".png", data), (".csv", table)):
+    for ending, content in ((".png", data), (".csv", table), *([(".pdf", _pdf(figure))] if vector else [])):
         _write_whole(folder / (name + ending), content)
     return folder / f"{name}.png"
 
@@ -175,6 +200,13 @@ def _write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise Refused(f"{path}: cannot be written ({error.strerror or error}); free some disk space and run again") from error
+
+
+def _pdf(figure: Figure) -> bytes:
+    raw = io.BytesIO()
+    with rc_context(STYLE | {"pdf.fonttype": 42}):  # letters stay letters
+        figure.savefig(raw, format="pdf", dpi=300, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return raw.getvalue()
 
 
 def _png(figure: Figure, *, dpi: int, greys: int = 0) -> bytes:

@@ -151,34 +151,6 @@ def _bar(page: Picture, beside: Axes, colours: str | ListedColormap, norm: Norma
 
 
 @styled
-def pca_maps(
-    volume: np.ndarray, maps: Mapping[str, np.ndarray], *, spacing_mm: Sequence[float], patch: Patch, levels: int = 5,
-    interpolation: str = "nearest", title: str = "", caption: str = "",
-) -> Picture:  # fmt: skip
-    """Rows: the CT, then one encoder each with its PCA colours (gx, gy, gz, 3). Columns: axial slabs of patches from below to above."""
-    grid = _grid(volume, patch)
-    coloured = np.stack([m.any(-1) for m in maps.values()]).any(0).any((0, 1))
-    usable = np.flatnonzero(coloured) if coloured.any() else np.arange(grid[2])
-    slabs = usable[np.unique(np.linspace(0, len(usable) - 1, min(levels, len(usable))).round().astype(int))]
-    views = [Cut("axial", int(s * patch[2] + patch[2] // 2), tuple(spacing_mm), volume.shape) for s in slabs]
-    size = views[0].size_mm
-    page, tiles = mosaic([size[0]] * len(views), [size[1]] * (1 + len(maps)), top=0.3 if title else EDGE, left=0.3, bottom=caption_inches(caption))
-    for row, (name, colours) in zip(tiles, {"CT": None, **maps}.items(), strict=True):
-        row[0].text(-0.03, 0.5, name, rotation=90, ha="right", va="center", fontsize=9, transform=row[0].transAxes)
-        for ax, cut in zip(row, views, strict=True):
-            if colours is None:
-                ct(ax, cut, volume, "mediastinal")
-                corner(ax, f"z = {cut.index * spacing_mm[2]:.0f} mm")
-            else:
-                slab = np.swapaxes(colours[:, :, cut.index // patch[2]], 0, 1)
-                ax.imshow(slab, origin="lower", extent=(0, size[0], 0, size[1]), interpolation=interpolation)
-                cut.outline(ax, volume > -400, color="#FFFFFF55", width=0.5)
-            frame(ax, cut, marks=colours is None, bar=colours is None)
-    words(page, title=title, caption=caption, left=0.3)
-    return page
-
-
-@styled
 def sentence_maps(
     volume: np.ndarray, rows: Sequence[Mapping], *, spacing_mm: Sequence[float], patch: Patch, window: str = "lung",
     interpolation: str = "linear", title: str = "", caption: str = "",

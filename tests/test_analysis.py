@@ -97,6 +97,39 @@ def test_rank_table_agrees_with_single_calls():
     assert row.energy_rank_90 == analysis.energy_rank(layers[1]) and row.normalised == pytest.approx(row.effective_rank / 6)
 
 
+def test_values_of_layers_are_all_that_ranks_and_spectra_need():
+    volumes = {name: [draw(30, 5, seed=v + 7 * layer) for layer in range(2)] for v, name in enumerate("ab")}
+    values = {name: analysis.layer_values(layers) for name, layers in volumes.items()}
+    assert values["a"].shape == (2, 5)
+    assert np.allclose(values["b"][1], np.linalg.svd(volumes["b"][1])[1])
+    assert analysis.ranks(values).equals(analysis.rank_table(volumes))
+    assert np.allclose(analysis.spectra_of(values.values()), analysis.spectra(volumes.values()))
+    with pytest.raises(ValueError, match="layers differ"):
+        analysis.layer_values([draw(20, 6), draw(20, 5)])
+    with pytest.raises(ValueError, match="no volume"):
+        analysis.spectra_of([])
+
+
+def test_attention_distance_and_spread_are_their_definitions_in_a_loop():
+    rng = np.random.default_rng(0)
+    shares, centres = rng.random((3, 24)) * 0.04, rng.normal(size=(24, 3)) * 50
+    distance, spread = analysis.attention_distance_mm(shares, centres, 5), analysis.attention_spread(shares)
+    for head in range(3):
+        total = sum(float(s) for s in shares[head])
+        far = sum(shares[head, n] * sum((centres[n, a] - centres[5, a]) ** 2 for a in range(3)) ** 0.5 for n in range(24)) / total
+        entropy = -sum(shares[head, n] / total * np.log(shares[head, n] / total) for n in range(24))
+        assert distance[head] == pytest.approx(far) and spread[head] == pytest.approx(np.exp(entropy))
+
+
+def test_a_head_that_looks_at_itself_looks_nowhere_far_and_an_even_one_at_all():
+    centres = analysis.patch_centres_mm(GRID, PATCH, np.diag([2.0, 2, 2, 1]))
+    shares = np.zeros((3, len(centres)))
+    shares[0, 7], shares[1] = 0.3, 0.01
+    assert analysis.attention_distance_mm(shares, centres, 7)[:2] == pytest.approx([0, np.linalg.norm(centres - centres[7], axis=1).mean()])
+    assert analysis.attention_spread(shares)[:2] == pytest.approx([1, len(centres)])
+    assert np.isnan(analysis.attention_distance_mm(shares, centres, 7)[2]) and np.isnan(analysis.attention_spread(shares)[2])
+
+
 def body_and_tokens(seed=0, width=16):
     n = int(np.prod(GRID))
     body = np.random.default_rng(5).random(n) < 0.6
@@ -125,6 +158,20 @@ def test_pca_maps_of_several_volumes_share_one_basis():
     (first, second), shares = analysis.pca_maps([tokens, other], [body, body[::-1]], GRID)
     assert np.allclose(second.reshape(-1, 3)[::-1], first.reshape(-1, 3))
     assert (np.diff(shares) <= 0).all() and 0 < shares.sum() <= 1
+
+
+def test_density_turns_the_colours_whatever_the_signs_and_order_of_the_components():
+    body, tokens = body_and_tokens()
+    density = tokens @ draw(16, seed=4)
+    (colours,), shares = analysis.pca_maps([tokens], [body], GRID, density=[density])
+    red, green, blue = (np.corrcoef(colours.reshape(-1, 3)[body, c], density[body])[0, 1] for c in range(3))
+    assert red > 0 > max(green, blue) and red > max(-green, -blue) - 0.05, "red follows density most"
+    plain = analysis.pca_maps([tokens], [body], GRID)[1]
+    assert sorted(shares) == pytest.approx(sorted(plain))
+    (turned,), _ = analysis.pca_maps([-tokens], [body], GRID, density=[density])
+    assert np.allclose(turned, colours)
+    (fallen,), _ = analysis.pca_maps([tokens], [body], GRID, density=[-density])
+    assert np.allclose(fallen.reshape(-1, 3)[body], 1 - colours.reshape(-1, 3)[body])
 
 
 def test_pca_map_says_what_is_missing():
