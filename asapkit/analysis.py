@@ -154,6 +154,24 @@ def pca_maps(
     return list(colours.reshape(len(tokens), *grid, 3)), shares
 
 
+def stands_out(colours: Float[np.ndarray, "gx gy gz 3"], lesions: Bool[np.ndarray, " N"], body: Bool[np.ndarray, " N"]) -> float:
+    """How far lesions' patches are from their neighbours in colour, over the same for the other patches of the body: above 1 they stand out.
+
+    Distance: Euclidean, from the mean of the body patches among the 26 neighbours. NaN without lesions in the body, or without other patches.
+    """
+    from scipy.ndimage import convolve
+
+    inside, marked = (np.asarray(m, bool).reshape(colours.shape[:3]) for m in (body, lesions))
+    ring = np.ones((3, 3, 3))
+    ring[1, 1, 1] = 0
+    count = convolve(inside.astype(float), ring, mode="constant")
+    around = np.stack([convolve(np.where(inside, colours[..., c], 0.0), ring, mode="constant") for c in range(3)], -1)
+    away = np.linalg.norm(colours - around / np.maximum(count, 1)[..., None], axis=-1)
+    known = inside & (count > 0)
+    ours, others = away[known & marked], away[known & ~marked]
+    return float(ours.mean() / others.mean()) if len(ours) and len(others) and others.mean() else float("nan")
+
+
 def _towards(scores: np.ndarray, density: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Which component is red, green, blue, and their signs: the one that follows density most is red and rises, the others fall."""
     follow = (scores - scores.mean(0)).T @ (density - density.mean()) / np.maximum(scores.std(0), 1e-12)

@@ -110,7 +110,7 @@ def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
         value, low, high = table[table.encoder == name].set_index("share").reindex(shares)[["value", "low", "high"]].to_numpy(float).T
         x = np.arange(len(shares)) + (n - (len(names) - 1) / 2) * wide
         ax.bar(x, value - 0.5, wide * 0.9, bottom=0.5, color=colours[name], label=name)
-        ax.vlines(x, low, high, color="white", linewidth=2.6)  # so that an interval is seen on a dark bar
+        ax.vlines(x, low, high, color="white", linewidth=1.9)  # so that an interval is seen on a dark bar
         ax.errorbar(x, value, [value - low, high - value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
         for place, number, top in zip(x, value, high, strict=True):
             if number == number:

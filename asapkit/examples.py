@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from asapkit import ct, reports
-from asapkit.analysis import layer_values, top_patches
 from asapkit.config import Contract
 from asapkit.features import training_rows
 from asapkit.store import Store
@@ -91,23 +90,6 @@ def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[n
 
     with torch.no_grad():
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
-
-
-def attention_values(encoder, store: Store, ids: list[str]) -> dict[str, np.ndarray]:
-    """`analysis.layer_values` (L, q) of the attention outputs of each volume, one volume in memory at a time."""
-    return {id: layer_values(attention_outputs(encoder, store, [id])[id]) for id in ids}
-
-
-def densities(store: Store, ids: list[str], *, patch: tuple[int, int, int]) -> list[np.ndarray]:
-    """Mean of every patch (N,) of each volume's crop, as the network gets it: -1 and 1 are the ends of the contract's window."""
-    from asapkit.batch import patch_means
-
-    return [patch_means(image(store, id)[0, 0].numpy(), patch) for id in ids]
-
-
-def attention_maps(encoder, store: Store, id: str, *, patch: int) -> np.ndarray:
-    """`looked_at` of every layer: (layers, heads, N)."""
-    return np.stack([looked_at(encoder, store, id, patch=patch, layer=layer) for layer in range(len(getattr(encoder, "blocks", ())) or 1)])
 
 
 def looked_at(encoder, store: Store, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
@@ -197,48 +179,10 @@ def sentence_rows(method, store: Store, id: str, *, most: int = 3) -> list[dict]
     rows = []
     for n, row in enumerate(said.itertuples()):
         inside = None if truth is None else (truth & np.uint32(row.bits)) != 0
-        rows.append(
-            {
-                "sentence": row.sentence,
-                "similarity": similarity[n],
-                "k": int(k[n]),
-                "truth": inside,
-                "note": "",
-                "finding": getattr(row, "finding", ""),
-            }
-        )
+        told = {"sentence": row.sentence, "finding": getattr(row, "finding", ""), "note": ""}
+        rows.append(told | {"similarity": similarity[n], "k": int(k[n]), "truth": inside})
     rows.sort(key=lambda r: 0 if r["truth"] is None else -int(r["truth"].sum()))
     return rows[:most]
-
-
-def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> list[dict]:
-    """Rows for `figures.sentence_patches`: positive sentences at different K, the smallest K first; of each K that whose selected patches lie best.
-
-    Best: the largest share of the K patches that hold a tenth or more of truth, of equals the highest similarity over the scan's median; where no
-    truth is known, the latter alone. A finding is shown once where others are left. Of all K first one sentence, then a second, up to `most`.
-    """
-    from asapkit.tasks.ground import HIT, patch_share
-
-    found = []
-    for id in ids:
-        for row in sentence_rows(method, store, id, most=10**6):
-            similarity, truth = row["similarity"], row["truth"]
-            if truth is not None and not truth.any():
-                continue
-            top = top_patches(similarity, row["k"])
-            inside = None if truth is None else patch_share(truth, method.encoder.patch) >= HIT
-            share = 0.0 if inside is None else float(inside[top].mean())
-            sight = float(np.nanmax(similarity) - np.nanmedian(similarity))
-            told = id if inside is None else f"{id}, {row['finding'].lower()}: evidence in {max(1, inside.sum())} patches, {share:.0%} of the K in it"
-            found.append(row | {"id": id, "share": share, "sight": sight, "note": told})
-    found.sort(key=lambda r: (-r["share"], -r["sight"]))
-    chosen: list[dict] = []
-    for k in sorted({r["k"] for r in found}) * most:
-        seen = {r["finding"] for r in chosen}
-        left = [r for r in found if r["k"] == k and not any(r is c for c in chosen)]
-        if left and len(chosen) < most:
-            chosen.append(next((r for r in left if r["finding"] not in seen), left[0]))
-    return [r | {"volume": store.cropped(r["id"])[0]} for r in sorted(chosen, key=lambda r: r["k"])]
 
 
 def budgets(method, store: Store, ids: list[str]) -> pd.DataFrame:

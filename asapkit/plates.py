@@ -13,7 +13,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from asapkit.analysis import sentence_map as spread
 from asapkit.analysis import top_patches
-from asapkit.drawing import EDGE, GREY, INK, TRUTH, Picture, caption_inches, corner, mosaic, styled, words
+from asapkit.drawing import EDGE, GREY, INK, SHADE, TRUTH, Picture, caption_inches, corner, mosaic, styled, words
 from asapkit.overlays import QUERY, SPOT
 from asapkit.planes import Cut, bits_of, busiest, ct, cuts, frame, position
 
@@ -133,7 +133,9 @@ def pca_maps(
             if colours is None:
                 ct(ax, cut, volume, window)
                 corner(ax, position(cut))
-                corner(ax, ", ".join(dict.fromkeys((names or {}).get(b, "") for b in places)).strip(", "), where="bottom right")
+                told = dict.fromkeys((names or {}).get(b, "") for b in places)
+                said = "\n".join(line for name in told for line in textwrap.wrap(name, 16))
+                ax.text(0.985, 0.02, said, color="white", fontsize=5.8, ha="right", va="bottom", transform=ax.transAxes, bbox=SHADE if said else None)
             else:
                 _colours(ax, cut, volume, _slab(colours, cut, patch, interpolation), interpolation)
             for place in places.values():
@@ -157,7 +159,8 @@ def _colours(ax: Axes, cut: Cut, volume: np.ndarray, slab: np.ndarray, interpola
     width, height = cut.size_mm
     if interpolation == "linear":
         slab = np.where(body_of(cut.take(volume).T).T[..., None], slab, 0.0)
-    shown = 0.85 * slab + 0.15 * slab.mean(-1, keepdims=True)  # a little less loud than pure red, green and blue
+    inside = slab.any(-1, keepdims=True)
+    shown = 0.82 * slab + 0.1 * slab.mean(-1, keepdims=True) + 0.08 * inside  # less loud than pure red, green and blue, and never black in the body
     ax.imshow(np.clip(shown, 0, 1), origin="lower", extent=(0, width, 0, height), interpolation="nearest")
     cut.outline(ax, volume > -400, color="#FFFFFF66", width=0.45)
 
@@ -229,8 +232,9 @@ def _says(page: Picture, ax: Axes, row: Mapping, patches: int) -> None:
     lines = textwrap.wrap(row["sentence"], 66)
     said = "\n".join(lines[:2]) + (" ..." if len(lines) > 2 else "")
     page.text(box.x0 + 0.72 / width, box.y1 + 0.19 / height, f"“{said}”", fontsize=7.5, va="bottom", style="italic", parse_math=False)
-    note = "  ·  ".join(n for n in (f"{row['k'] / patches:.1%} of {patches} patches", row.get("note", "")) if n)
-    page.text(box.x0, box.y1 + 0.04 / height, note, fontsize=6.8, va="bottom", color=GREY)
+    page.text(
+        box.x0, box.y1 + 0.04 / height, row.get("note", "") or f"{row['k'] / patches:.1%} of {patches} patches", fontsize=6.8, va="bottom", color=GREY
+    )
 
 
 def _similarity_bar(page: Picture, beside: Axes) -> None:
@@ -252,29 +256,33 @@ def attention_sheet(
 ) -> Picture:  # fmt: skip
     """What one patch looks at, many maps at once: a row per encoder, a column per layer or head, on the axial slice through the patch `query`.
 
-    `rows` maps an encoder's name to its maps (N,) by column. The patch that looks is framed on all, and alone on the CT at the left. Colour says
-    how many times its even share, 1 / N, a patch gets: one scale for all maps, bare below an even share. A dot marks the patch looked at most,
-    where the slice cuts it.
+    `rows` maps a row's name to its maps (N,) by name, any number of them. The patch that looks is framed on all, and alone on the CT at the left:
+    axial and coronal by turns. Colour says how many times its even share, 1 / N, a patch gets: one scale for all maps, bare below an even share.
+    A dot marks the patch looked at most, where the slice cuts it. Raises: ValueError for no maps.
     """
-    names = list(dict.fromkeys(column for maps in rows.values() for column in maps))
+    if not rows or not all(rows.values()):
+        raise ValueError("no attention to show")
     grid, patch = _grid(volume, patch), tuple(patch)
     at = (np.array(np.unravel_index(query, grid)) * patch + np.array(patch) // 2).tolist()
-    (cut,) = cuts(volume, spacing_mm, ("axial",), at=at)
+    axial, coronal = cuts(volume, spacing_mm, ("axial", "coronal"), at=at)
     times = {name: {c: np.asarray(m, float) * np.prod(grid) for c, m in maps.items()} for name, maps in rows.items()}
-    norm = Normalize(1.0, max(2.0, float(np.percentile([m for maps in times.values() for m in maps.values()], 99.5))))
-    room = {"top": 0.5 if title else 0.26, "left": 0.3, "right": 0.55, "bottom": caption_inches(caption)}
-    page, tiles = mosaic([cut.size_mm[0]] * (1 + len(names)), [cut.size_mm[1]] * len(rows), **room)
+    norm = Normalize(1.0, max(1.5, float(np.percentile([m for maps in times.values() for m in maps.values()], 99))))
+    columns = 1 + max(len(maps) for maps in rows.values())
+    room = {"top": 0.3 if title else EDGE, "left": 0.3, "right": 0.55, "bottom": caption_inches(caption)}
+    page, tiles = mosaic([axial.size_mm[0]] * columns, [axial.size_mm[1]] * len(rows), **room)
     for number, (line, (name, maps)) in enumerate(zip(tiles, times.items(), strict=True)):
-        line[0].text(-0.04, 0.5, name, rotation=90, ha="right", va="center", fontsize=8.5, transform=line[0].transAxes, parse_math=False)
-        for ax, column in zip(line, ("CT", *names), strict=True):
-            ct(ax, cut, volume, window, dim=1.0 if column == "CT" else 1.6)
-            if column in maps:
+        line[0].text(-0.04, 0.5, name, rotation=90, ha="right", va="center", fontsize=8, transform=line[0].transAxes, parse_math=False)
+        for ax, column in zip(line, (None, *maps), strict=False):
+            cut = axial if column or number % 2 == 0 else coronal
+            ct(ax, cut, volume, window, dim=1.6 if column else 1.0)
+            if column:
                 _looks(ax, cut, maps[column], grid, patch, norm)
-            cut.boxes(ax, [query], grid, patch, linewidth=2.4, edgecolor="black")
-            cut.boxes(ax, [query], grid, patch, linewidth=1.3, edgecolor=QUERY)
-            frame(ax, cut, marks=column == "CT", bar=column == "CT")
-            if not number:
-                ax.set_title("patch that looks" if column == "CT" else column, fontsize=7.5, pad=3)
+            cut.boxes(ax, [query], grid, patch, linewidth=2.8, edgecolor="black")
+            cut.boxes(ax, [query], grid, patch, linewidth=1.5, edgecolor=QUERY)
+            frame(ax, cut, marks=not column, bar=not column)
+            corner(ax, column or f"{cut.plane}, {position(cut)}")
+        for ax in line[1 + len(maps) :]:
+            ax.remove()
     _times_bar(page, tiles[0, -1], norm)
     words(page, title=title, caption=caption, left=0.3)
     return page

@@ -30,7 +30,7 @@ def effective_rank(table: pd.DataFrame, *, value: str = "effective_rank", title:
     ends: dict[str, float] = {}
     for n, name in enumerate(names):
         layers = table[table.encoder == name].groupby("layer")[value].agg(["mean", "std"]).fillna(0)
-        shift = (n + 1 - len(names)) * 0.06  # none to the right of the layer, where the names stand
+        shift = (n + 1 - len(names)) * 0.04  # none to the right of the layer, where the names stand
         right.errorbar(
             layers.index + shift, layers["mean"], layers["std"], color=colours[name], marker="o", markersize=3.5, capsize=2, elinewidth=0.8
         )
@@ -61,12 +61,9 @@ def _ridges(ax: Axes, values: Mapping[str, np.ndarray], colours: Mapping[str, st
         ax.axhline(row, color="#BBBBBB", linewidth=0.5, zorder=0)
         mean = float(one.mean())
         ax.vlines(mean, row, row + 0.98, color=colours[name], linestyle=(0, (3, 2)), linewidth=1.4)
-        left = mean > edges[0] + 0.72 * (edges[-1] - edges[0])
-        where = {"xytext": (-4 if left else 4, 0), "textcoords": "offset points", "ha": "right" if left else "left", "va": "top", "fontsize": 7.2}
-        ax.annotate(f"mean {mean:.3g}", (mean, row + 1.0), color=colours[name], **where)
-    ax.set_yticks(np.arange(len(values)) + 0.12, list(reversed(values)))
+    ax.set_yticks(np.arange(len(values)) + 0.32, [f"{name}\nmean {one.mean():.3g}" for name, one in reversed(values.items())])
     for tick, name in zip(ax.get_yticklabels(), reversed(values), strict=True):
-        tick.set(color=colours[name], fontsize=8)
+        tick.set(color=colours[name], fontsize=7.5, linespacing=1.15)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set(xlim=(edges[0], edges[-1]), ylim=(0, len(values) + 0.05))
@@ -74,10 +71,7 @@ def _ridges(ax: Axes, values: Mapping[str, np.ndarray], colours: Mapping[str, st
 
 @styled
 def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str = "") -> Picture:
-    """Singular values over the largest, geometric mean over volumes, (L, q) per encoder: one panel each for the shallow, middle and deep third.
-
-    A dot stands where a curve's first k values hold 90 % of the energy (the sum of their squares).
-    """
+    """Singular values over the largest, geometric mean over volumes, (L, q) per encoder: one panel each for the shallow, middle and deep third."""
     words = THIRDS[min(3, max(len(c) for c in curves.values()))]
     page = chart_page(1.6 + 2.5 * len(words), 3.0, title, caption)
     panels = page.subplots(1, len(words), sharey=True, squeeze=False)[0]
@@ -88,16 +82,14 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str =
             if len(third):
                 mean = np.exp(np.log(np.maximum(curve[third], 1e-12)).mean(0))
                 ax.plot(np.arange(1, len(mean) + 1), mean, color=colours[name], label=name, linewidth=1.3)
-                k = int(np.searchsorted(np.cumsum(mean**2), 0.9 * (mean**2).sum())) + 1
-                ax.plot(k, mean[k - 1], "o", color=colours[name], markersize=4.5, markeredgecolor="white", markeredgewidth=0.6, zorder=5)
                 ax.set_title(f"{word}: layer {third[0] + 1}" if len(third) == 1 else f"{word}: layers {third[0] + 1} to {third[-1] + 1}")
                 ends[name] = np.log10(max(mean[int(0.82 * (len(mean) - 1))], floor))
     for ax in panels:
         ax.set(yscale="log", xlabel="singular value k", xlim=(0.2, None))
         ax.grid()
     panels[0].set(ylabel="$s_k / s_1$", ylim=(floor, 1.5))
-    panels[-1].legend(sorted(panels[-1].lines[::2], key=lambda line: -ends[line.get_label()]), sorted(ends, key=lambda n: -ends[n]),
-                      loc="upper left", bbox_to_anchor=(1.0, 1.0))  # fmt: skip
+    handles = sorted(panels[0].lines, key=lambda line: -ends[line.get_label()])
+    panels[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return page
 
 
@@ -125,7 +117,8 @@ def attention_reach(table: pd.DataFrame, *, even_mm: float = np.nan, title: str 
             ax.annotate(
                 "an even look", (0.0, even_mm), xytext=(4, 2), textcoords="offset points", fontsize=7, color=GREY, xycoords=("axes fraction", "data")
             )
-        ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
+        top = np.nanmax([*table[column], even_mm if column == "distance_mm" else np.nan])
+        ax.set(xlabel="layer", ylabel=label, ylim=(0, 1.12 * top))
         ax.margins(x=0.08)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="y")

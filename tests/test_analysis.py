@@ -174,6 +174,19 @@ def test_density_turns_the_colours_whatever_the_signs_and_order_of_the_component
     assert np.allclose(fallen.reshape(-1, 3)[body], 1 - colours.reshape(-1, 3)[body])
 
 
+def test_lesions_stand_out_as_a_loop_over_neighbours_says():
+    rng = np.random.default_rng(0)
+    colours, body, lesions = rng.random((*GRID, 3)), rng.random(60) < 0.8, rng.random(60) < 0.2
+    away = {True: [], False: []}
+    for place in np.ndindex(GRID):
+        near = [p for p in np.ndindex(GRID) if p != place and max(abs(np.subtract(p, place))) == 1 and body.reshape(GRID)[p]]
+        if body.reshape(GRID)[place] and near:
+            mean = sum(colours[p] for p in near) / len(near)
+            away[bool(lesions.reshape(GRID)[place])].append(np.sqrt(((colours[place] - mean) ** 2).sum()))
+    assert analysis.stands_out(colours, lesions, body) == pytest.approx(np.mean(away[True]) / np.mean(away[False]))
+    assert np.isnan(analysis.stands_out(colours, np.zeros(60, bool), body))
+
+
 def test_pca_map_says_what_is_missing():
     body, tokens = body_and_tokens()
     with pytest.raises(ValueError, match="foreground patches"):

@@ -7,9 +7,10 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
-from asapkit import charts, drawing, figures, planes
+from asapkit import charts, drawing, figures, planes, plates
 from asapkit.types import FINDINGS, ORGANS
 
 SPACING, PATCH, GRID = (4.0, 5.0, 8.0), (6, 6, 4), (10, 8, 6)
@@ -118,6 +119,10 @@ def tables():
     steps = pd.DataFrame({"step": range(1, 31), "align": rng.random(30), "reconstruct": rng.random(30), "lr": 1e-3})
     return {
         "rank": pd.DataFrame(ranks, columns=["encoder", "layer", "effective_rank", "normalised"]), "ground": ground, "probe": probe, "dots": dots,
+        "reach": pd.DataFrame(
+            [(e, layer, head, rng.uniform(20, 99), rng.uniform(1, N)) for e in names for layer in (1, 2) for head in (1, 2, 3)],
+            columns=["encoder", "layer", "head", "distance_mm", "spread"],
+        ),
         "steps": steps, "k": pd.DataFrame({"k": [2, 4, 8, 2], "n": [5, 6, 0, 3], "group": ["positive"] * 3 + ["normal"]}),
         "extent": pd.DataFrame({"finding": FINDINGS * 2, "k": [2, 4, 8] * 12, "patches": range(1, 37)}),
     }  # fmt: skip
@@ -132,6 +137,7 @@ def drawn(name, body, organs, truth):
     steps = [figures.Step("stored", body[::-1], SPACING, oriented=False), figures.Step("ready", body[::2, ::2], (8, 10, 8), note="coarse")]
     items = [{"name": "a", "volume": body, "spacing_mm": SPACING, "credit": "by a"}, {"name": "b", "volume": body[:30], "spacing_mm": SPACING}]
     curves = {"asap": np.exp(-np.arange(20) / 5.0)[None].repeat(4, 0), "mae": np.exp(-np.arange(12) / 3.0)[None]}
+    row = {"sentence": "Long. " * 40, "similarity": np.where(hidden, np.nan, similarity), "volume": body, "truth": truth > 0}
     return {
         "slices": lambda: figures.slices(body, spacing_mm=SPACING, organs=organs, truth=truth, names={5: "Lung nodule"}, **say),
         "one plane": lambda: figures.slices(body, spacing_mm=SPACING, planes=("sagittal",), windows=("bone",), at=(3, 4, 5)),
@@ -145,6 +151,26 @@ def drawn(name, body, organs, truth):
         "organ_proportions": lambda: figures.organ_proportions(body, organs, share, **scan, **say),
         "reconstruction": lambda: figures.reconstruction(body, hidden, body + 10, **scan, **say),
         "pca_maps": lambda: figures.pca_maps(body, {"asap": rng.random((*GRID, 3)), "mae": np.zeros((*GRID, 3))}, **scan, **say),
+        "smooth pca": lambda: figures.pca_maps(
+            body, {"a_b": rng.random((*GRID, 3))}, truth=truth, names={0: "Lung nodule"}, interpolation="linear", levels=3, **scan, **say
+        ),
+        "sentence_patches": lambda: figures.sentence_patches(
+            [
+                {"sentence": "Long. " * 40, "similarity": np.where(hidden, np.nan, similarity), "k": k, "volume": body, "truth": truth > 0}
+                for k in (1, 4, 9)
+            ],
+            **scan,
+            **say,
+        ),
+        "one sentence": lambda: figures.sentence_patches([{"sentence": "A.", "similarity": similarity, "k": 2, "volume": body}], **scan),
+        "attention_sheet": lambda: figures.attention_sheet(
+            body,
+            {"asap": {"layer 1": rng.dirichlet(np.ones(N)), "layer 2": np.full(N, 1 / N)}, "random": {"layer 1": np.full(N, 0.0)}},
+            query=100,
+            **scan,
+            **say,
+        ),
+        "attention_reach": lambda: figures.attention_reach(t["reach"], even_mm=90, **say),
         "sentence_map": lambda: figures.sentence_map(body, similarity, sentence="A nodule.", k=9, truth=truth > 0, note="hit", **scan),
         "holes": lambda: figures.sentence_map(body, np.where(hidden, np.nan, similarity), sentence="Air is no evidence.", k=3, **scan),
         "rows": lambda: figures.sentence_maps(body, [{"sentence": "A.", "similarity": similarity, "k": 2, "truth": truth > 0}] * 2, **scan, **say),
@@ -164,7 +190,7 @@ def drawn(name, body, organs, truth):
 EVERY = (
     "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
     "sentence_map", "holes", "rows", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
-    "selected_k", "k_extent",
+    "selected_k", "k_extent", "smooth pca", "sentence_patches", "one sentence", "attention_sheet", "attention_reach",
 )  # fmt: skip
 
 
@@ -250,3 +276,74 @@ def test_the_left_plane_goes_to_a_truth_that_the_best_patch_misses(body, truth):
     said = [next(t.get_text() for t in ax.texts if "=" in t.get_text()) for ax in page.axes[:4]]
     assert said[0] != said[1] and said[2] != said[3]
     assert all(len(ax.collections) == (n % 2 == 0) for n, ax in enumerate(page.axes[:4])), "outlined left, absent right"
+
+
+def test_slices_are_those_that_show_lesions_and_arrows_point_at_them(body):
+    bits = np.zeros(SHAPE, np.uint32)
+    bits[10:14, 20:24, 5:7] |= 1
+    bits[40:42, 10:12, 17] |= 2
+    bits[:, :, 2:20] |= 4  # too spread out to point at
+    assert plates.lesion_slices(bits, patch=PATCH, count=2) == [5, 17]
+    filled = plates.lesion_slices(bits, patch=PATCH, count=4)
+    assert {5, 17} < set(filled) and len({z // PATCH[2] for z in filled}) == 4
+    assert len(plates.lesion_slices(bits, patch=PATCH, count=99)) == GRID[2]
+    page = figures.pca_maps(body, {"a": np.ones((*GRID, 3))}, spacing_mm=SPACING, patch=PATCH, levels=2, truth=bits, names={1: "Lung nodule"})
+    arrows = [[p for p in ax.patches if isinstance(p, FancyArrowPatch)] for ax in page.axes]
+    assert [len(a) for a in arrows] == [1, 1, 1, 1], "one lesion on each slice, on the CT and on the map"
+    for ax, z in ((0, 5), (1, 17), (2, 5), (3, 17)):
+        x, y = (np.array(arrows[ax][0]._posA_posB[1]) / SPACING[:2]).astype(int)
+        assert bits[x, y, z] & 3
+    said = [t.get_text() for ax in page.axes for t in ax.texts]
+    assert said.count("Lung nodule") == 1
+
+
+def test_blended_colours_stay_within_the_body_and_keep_patch_middles(body):
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(0.2, 1, (*GRID, 3))
+    cut = planes.Cut("axial", 2 * PATCH[2] + 2, SPACING, SHAPE)
+    slab = plates._slab(colours, cut, PATCH, "linear")
+    assert slab.shape == (SHAPE[1], SHAPE[0], 3) and slab.min() >= 0.2 - 1e-6 and slab.max() <= 1 + 1e-6
+    near = slab[3 * PATCH[1] + 2 : 3 * PATCH[1] + 4, 4 * PATCH[0] + 2 : 4 * PATCH[0] + 4].mean((0, 1))
+    assert np.abs(near - colours[4, 3, 2]).max() < 0.2
+    holes = colours.copy()
+    holes[:3] = 0
+    assert plates._slab(holes, cut, PATCH, "linear").min() > 0.19, "black around the body does not bleed in"
+    inside = plates.body_of(body[:, :, cut.index])
+    assert inside[SHAPE[0] // 2, SHAPE[1] // 2] and not inside[0, 0]
+    lung = body[:, :, cut.index] < -800
+    assert lung.any() and inside[lung & (np.hypot(*np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE[:2]), indexing="ij")) < 0.8)].all()
+
+
+def test_the_slice_of_a_sentence_shows_most_of_its_patches(body):
+    top = np.array([np.ravel_multi_index(p, GRID) for p in ((1, 1, 1), (2, 2, 4), (3, 3, 4), (4, 4, 1))])
+    truth = np.zeros(SHAPE, bool)
+    truth[6:8, 6:8, 7] = True
+    assert plates._fullest("axial", body, SPACING, top, PATCH, truth).index == 7, "of equals the best patch's slab, where the truth lies in it"
+    assert plates._fullest("axial", body, SPACING, top[:3], PATCH, None).index == 4 * PATCH[2] + PATCH[2] // 2
+    with pytest.raises(ValueError, match="no sentence"):
+        figures.sentence_patches([], spacing_mm=SPACING, patch=PATCH)
+
+
+def test_ridges_are_the_encoders_with_their_means():
+    table = tables()["rank"]
+    left = charts.effective_rank(table, value="normalised").axes[0]
+    said = [t.get_text() for t in left.get_yticklabels()]
+    assert said == [f"{e}\nmean {table[table.encoder == e].normalised.mean():.3g}" for e in reversed(list(dict.fromkeys(table.encoder)))]
+
+
+def test_k_is_drawn_by_group_in_the_tables_order():
+    panels = charts.selected_k(tables()["k"]).axes
+    assert [ax.get_title(loc="left").splitlines() for ax in panels] == [
+        ["positive", "11 sentences, mean K 3.1"],
+        ["normal", "3 sentences, mean K 2.0"],
+    ]
+    assert [b.get_height() for b in panels[0].patches] == pytest.approx([5 / 11, 6 / 11, 0])
+
+
+def test_a_vector_file_is_made_on_demand_only_and_is_the_same_bytes_again(tmp_path):
+    numbers = pd.DataFrame({"a": [1]})
+    figures.save(charts.history(tables()["steps"]), "10_h", numbers, out=tmp_path / "plain")
+    files = [figures.save(charts.history(tables()["steps"]), "10_h", numbers, out=tmp_path / run, vector=True) for run in ("one", "two")]
+    assert not list((tmp_path / "plain").glob("*.pdf"))
+    one, two = (f.with_suffix(".pdf").read_bytes() for f in files)
+    assert one.startswith(b"%PDF") and one == two and b"/Creator" not in one

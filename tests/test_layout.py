@@ -27,7 +27,7 @@ METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features"}
 TASKS = {"tasks"}
-SHOWING = {"figures", "drawing", "planes", "overlays", "plates", "charts", "ranks", "explore", "viewer", "look", "examples"}
+SHOWING = {"figures", "drawing", "planes", "overlays", "plates", "charts", "ranks", "explore", "viewer", "look", "examples", "exhibits"}
 RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "__main__"}
 FLOW = [
     (WORDS, WORDS),

@@ -1,0 +1,132 @@
+"""What the figures of the paper are drawn from: attention and its singular values, lesions in patches, sentences by the K they select."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, top_patches
+from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
+from asapkit.features import fingerprint
+from asapkit.store import Store
+
+KINDS = ("normal", "focal", "diffuse", "uncertain", "elsewhere")
+"""Kinds of sentences, in the order in which they are read."""
+
+
+def attention_values(encoder, store: Store, ids: list[str], *, cache: Path | str | None = None) -> dict[str, np.ndarray]:
+    """`analysis.layer_values` (L, q) of the attention outputs of each volume, one volume in memory at a time.
+
+    `cache` is a folder: what was found once for these weights and volumes is read from there.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    file = None if cache is None else Path(cache) / f"{fingerprint(encoder, store, ids, 'attention values')}.safetensors"
+    if file is not None and file.exists():
+        found = load_file(file)
+        return {id: found[id] for id in ids}
+    found = {id: layer_values(attention_outputs(encoder, store, [id])[id]) for id in ids}
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{os.getpid()}")
+        save_file(found, part)
+        part.replace(file)
+    return found
+
+
+def densities(store: Store, ids: list[str], *, patch: tuple[int, int, int]) -> list[np.ndarray]:
+    """Mean of every patch (N,) of each volume's crop, as the network gets it: -1 and 1 are the ends of the contract's window."""
+    from asapkit.batch import patch_means
+
+    return [patch_means(image(store, id)[0, 0].numpy(), patch) for id in ids]
+
+
+def lesion_patch(store: Store, id: str, *, patch: tuple[int, int, int]) -> tuple[int, str]:
+    """The patch that one instance of a finding fills most, and that finding; the patch in the crop's middle and "" where no truth is known."""
+    from asapkit.tasks.ground import patch_share
+
+    grid = tuple(n // p for n, p in zip(store.contract.crop, patch, strict=True))
+    middle, name, most = int(np.ravel_multi_index(tuple(g // 2 for g in grid), grid)), "", 0.0
+    truth = store.cropped(id, "truth")[0] if store.truth(id) is not None and store.instances is not None else None
+    for row in () if truth is None else store.instances[store.instances["id"] == id].itertuples():
+        share = patch_share((truth >> np.uint32(row.bit)) & 1 > 0, patch)
+        if share.max() > most:
+            middle, name, most = int(share.argmax()), row.finding, float(share.max())
+    return middle, name
+
+
+def lesion_patches(store: Store, id: str, *, patch: tuple[int, int, int]) -> np.ndarray:
+    """Which patches (N,) hold a tenth or more of truth; none where no truth is known."""
+    from asapkit.tasks.ground import HIT, patch_share
+
+    if store.truth(id) is None:
+        return np.zeros(int(np.prod([n // p for n, p in zip(store.contract.crop, patch, strict=True)])), bool)
+    return patch_share(store.cropped(id, "truth")[0] > 0, patch) >= HIT
+
+
+def findings_by_bit(store: Store, id: str) -> dict[int, str]:
+    """What each bit of a volume's truth is; empty where no truth is known."""
+    rows = None if store.instances is None else store.instances[store.instances["id"] == id]
+    return {} if rows is None else dict(zip(rows["bit"].astype(int), rows["finding"], strict=True))
+
+
+def attention_maps(encoder, store: Store, id: str, *, patch: int) -> np.ndarray:
+    """`looked_at` of every layer: (layers, heads, N)."""
+    return np.stack([looked_at(encoder, store, id, patch=patch, layer=layer) for layer in range(len(getattr(encoder, "blocks", ())) or 1)])
+
+
+def attention_reach(encoders: dict, store: Store, id: str, *, patches: list[int], centres_mm: np.ndarray) -> pd.DataFrame:
+    """encoder, patch, layer and head (from 1), distance_mm and spread (in patches): how far and at how many patches each of `patches` looks."""
+    rows = []
+    for name, encoder in encoders.items():
+        for patch in dict.fromkeys(int(p) for p in patches):
+            for layer, shares in enumerate(attention_maps(encoder, store, id, patch=patch), start=1):
+                found = zip(attention_distance_mm(shares, centres_mm, patch), attention_spread(shares), strict=True)
+                rows += [(name, patch, layer, head, far, wide) for head, (far, wide) in enumerate(found, start=1)]
+    return pd.DataFrame(rows, columns=["encoder", "patch", "layer", "head", "distance_mm", "spread"])
+
+
+def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> list[dict]:
+    """Rows for `figures.sentence_patches`: positive sentences at different K, the smallest K first; of each K that whose selected patches lie best.
+
+    Best: the largest share of the K patches that hold a tenth or more of truth, of equals the highest similarity over the scan's median; where no
+    truth is known, the latter alone. A finding is shown once where others are left. Of all K first one sentence, then a second, up to `most`.
+    """
+    from asapkit.tasks.ground import HIT, patch_share
+
+    found = []
+    for id in ids:
+        for row in sentence_rows(method, store, id, most=10**6):
+            similarity, truth = row["similarity"], row["truth"]
+            if truth is not None and not truth.any():
+                continue
+            top = top_patches(similarity, row["k"])
+            inside = None if truth is None else patch_share(truth, method.encoder.patch) >= HIT
+            share = 0.0 if inside is None else float(inside[top].mean())
+            sight = float(np.nanmax(similarity) - np.nanmedian(similarity))
+            hits = 0 if inside is None else int(inside[top].sum())
+            fills = 0 if inside is None else max(1, int(inside.sum()))
+            told = (
+                id
+                if inside is None
+                else f"{id}  ·  {row['finding'].lower()}, evidence in {fills} patches  ·  {hits} of {len(top)} selected lie in it"
+            )
+            found.append(row | {"id": id, "share": share, "sight": sight, "note": told})
+    found.sort(key=lambda r: (-r["share"], -r["sight"]))
+    chosen: list[dict] = []
+    for k in sorted({r["k"] for r in found}) * most:
+        seen = {r["finding"] for r in chosen}
+        left = [r for r in found if r["k"] == k and not any(r is c for c in chosen)]
+        if left and len(chosen) < most:
+            chosen.append(next((r for r in left if r["finding"] not in seen), left[0]))
+    return [r | {"volume": store.cropped(r["id"])[0]} for r in sorted(chosen, key=lambda r: r["k"])]
+
+
+def by_kind(budgets: pd.DataFrame) -> pd.DataFrame:
+    """group, k, n: how many sentences of each kind of `budgets` take each K, for `figures.selected_k`; kinds in the order in which they are read."""
+    counted = budgets.groupby(["kind", "k"]).size().reset_index(name="n").rename(columns={"kind": "group"})
+    place = {kind: n for n, kind in enumerate(KINDS)}
+    return counted.sort_values(["group", "k"], key=lambda c: c.map(place).fillna(len(KINDS)) if c.name == "group" else c).reset_index(drop=True)
