@@ -155,10 +155,7 @@ def drawn(name, body, organs, truth):
             body, {"a_b": rng.random((*GRID, 3))}, truth=truth, names={0: "Lung nodule"}, interpolation="linear", levels=3, **scan, **say
         ),
         "sentence_patches": lambda: figures.sentence_patches(
-            [
-                {"sentence": "Long. " * 40, "similarity": np.where(hidden, np.nan, similarity), "k": k, "volume": body, "truth": truth > 0}
-                for k in (1, 4, 9)
-            ],
+            [row | {"k": k} for k in (1, 4, 9)],
             **scan,
             **say,
         ),
