@@ -18,6 +18,7 @@ top_k: list[int] = [1, 2]  # visible patches
 scale: str = "toy"
 store: str | None = None
 verbose: bool = False
+scale: str = "toy"  # toy | small
 out: str = "build"  # figures go here
 """.strip()
 
@@ -100,6 +101,8 @@ def test_a_parameters_cell_holds_annotated_literals_only(source):
         ({"lrr": 1}, "10_ask.ipynb has no parameter 'lrr'; did you mean lr"),
         ({"lr": "fast"}, "lr must be float, not 'fast'"),
         ({"top_k": "[a]"}, "top_k must be"),
+        ({"scale": 7}, "scale must be str, not 7"),
+        ({"scale": "7"}, "scale must be one of toy, small, not '7'"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(notebook, tmp_path, settings, message):
