@@ -1,0 +1,75 @@
+"""Volumes and reports in one space: the projections and the scale of every recipe that contrasts the two.
+
+Source: CLIP (2103.00020), SigLIP (2303.15343); what single methods do otherwise stands in their recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from asapkit import objectives
+
+
+class Pair(nn.Module):
+    """Linear projections of a volume's and a report's feature, and their scaled products.
+
+    scale: the learned factor on the products, its value at the start; log_scale=False keeps the number itself as the parameter, not its logarithm.
+    bias: learned offset of every product (sigmoid losses), its value at the start.   normalise: unit vectors, so that products are cosines.
+    """
+
+    def __init__(
+        self,
+        volume: int,
+        report: int,
+        width: int,
+        *,
+        scale: float = 1 / 0.07,
+        log_scale: bool = True,
+        bias: float | None = None,
+        normalise: bool = True,
+    ):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"scale {scale}: give a number above 0")
+        self.volume, self.report = nn.Linear(volume, width, bias=False), nn.Linear(report, width, bias=False)
+        self.normalise, self.log_scale = normalise, log_scale
+        start = torch.tensor(float(scale))
+        self.scale = nn.Parameter(start.log() if log_scale else start)
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(self, volume: Float[Tensor, "B D"], report: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
+        """Both in the shared space."""
+        both = self.volume(volume), self.report(report)
+        return tuple(objectives.unit(x) for x in both) if self.normalise else tuple(x.float() for x in both)
+
+    def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
+        """Every volume (row) with every report (column)."""
+        products = volume @ report.mT * (self.scale.exp() if self.log_scale else self.scale)
+        return products if self.bias is None else products + self.bias
+
+
+def report_key(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]) -> Int[Tensor, " B"]:
+    """A number per report: equal texts have equal ones, whatever their padding, on every rank; different texts in practice never."""
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=torch.int64)
+    mixed = (tokens.long() + 1) * 0x9E3779B97F4A7C1 ^ places * 0x2545F4914F6CDD1D  # 64-bit products wrap around
+    mixed = mixed * (mixed >> 29 | 1)
+    return (mixed * real).sum(1)
+
+
+def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather: Callable[[Tensor], Tensor] = lambda x: x) -> Bool[Tensor, "G G"]:
+    """Which volumes of the (joined) batch share a report: reconstructions of one study do, and must not be negatives of one another."""
+    key = gather(report_key(tokens, real))
+    return key[:, None] == key[None]
+
+
+def info_nce(
+    pair: Pair, embedded: tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *,
+    gather: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Float[Tensor, ""]:  # fmt: skip
+    """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
+    volume, report = map(gather, embedded)
+    return objectives.contrast(pair.logits(volume, report), same_report(tokens, real, gather=gather))
