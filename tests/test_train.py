@@ -39,7 +39,8 @@ def made_method(options: dict):
     torch.manual_seed(0)
     recipe = options.get("recipe", "asap")
     options = {name: value for name, value in options.items() if name not in ("weights", "recipe")}
-    return checkpoint.make_method(recipe, TOY, ({"dropout": 0.0} if recipe == "asap" else {}) | options, vocabulary=torch.arange(1996, 2600))
+    words = {"vocabulary": torch.arange(1996, 2600)} if recipe == "asap" else {}
+    return checkpoint.make_method(recipe, TOY, ({"dropout": 0.0} if words else {}) | options, **words)
 
 
 def weights_of(options: dict) -> dict:
