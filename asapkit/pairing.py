@@ -73,3 +73,26 @@ def info_nce(
     """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
     volume, report = map(gather, embedded)
     return objectives.contrast(pair.logits(volume, report), same_report(tokens, real, gather=gather))
+
+
+def moments(share: Float[Tensor, "B N"], centres: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3 3"]]:
+    """Centroid and covariance of where a volume's attention lies; `share` sums to 1 over its patches, `centres` in any unit of length."""
+    mean = share @ centres
+    away = centres - mean.unsqueeze(1)
+    return mean, torch.einsum("bn,bni,bnj->bij", share, away, away)
+
+
+def moment_kernel(mean: Float[Tensor, "B 3"], covariance: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B B"]:
+    """Likeness of where two volumes' attention lies, (0, 1]: exp(-|mean difference|^2 / a) exp(-|covariance difference|_F / b).
+
+    a and b are the medians of those differences over the pairs of the batch (the median heuristic), so that the kernel knows no unit.
+
+    Source: SCALE-VLP (2511.02996), eq. 8, as methods.md A gives it.
+    """
+    apart = (mean.unsqueeze(1) - mean.unsqueeze(0)).square().sum(-1)
+    shaped = (covariance.unsqueeze(1) - covariance.unsqueeze(0)).flatten(2).norm(dim=-1)
+    pairs = ~torch.eye(len(mean), dtype=torch.bool, device=mean.device)
+    if not pairs.any():
+        return torch.ones_like(apart)
+    a, b = (values[pairs].median().clamp(min=1e-12) for values in (apart, shaped))
+    return torch.exp(-apart / a - shaped / b)

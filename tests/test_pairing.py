@@ -1,5 +1,6 @@
 """Volumes and reports in one space: what counts as one report, and what the contrast of a batch is."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from made import made_batch
 
 from asapkit import checkpoint
 from asapkit.config import Config
-from asapkit.pairing import Pair, report_key, same_report
+from asapkit.pairing import Pair, moment_kernel, moments, report_key, same_report
 
 TOY = Config.at("toy")
 
@@ -46,7 +47,7 @@ def test_products_are_cosines_times_the_scale_plus_the_bias():
         Pair(5, 7, 4, scale=0)
 
 
-@pytest.mark.parametrize("recipe", ["ct_clip", "m3d_clip"])
+@pytest.mark.parametrize("recipe", ["ct_clip", "m3d_clip", "merlin"])
 def test_exchanging_images_changes_the_contrast_and_one_report_is_no_negative_of_itself(recipe):
     torch.manual_seed(0)
     method, batch = checkpoint.make_method(recipe, TOY, {}), made_batch(TOY, volumes=3)
@@ -57,3 +58,35 @@ def test_exchanging_images_changes_the_contrast_and_one_report_is_no_negative_of
     twins = batch[:1]
     twins = replace(twins, **{name: torch.cat([getattr(twins, name)] * 2) for name in vars(twins) if torch.is_tensor(getattr(twins, name))})
     assert method(replace(twins, ids=("a", "b")))["contrast"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_moments_against_a_loop_and_their_kernel_knows_no_unit():
+    share = torch.rand(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    share, centres = share / share.sum(1, keepdim=True), torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mean, covariance = moments(share, centres)
+    for b in range(4):
+        at = sum(share[b, n] * centres[n] for n in range(6))
+        spread = sum(share[b, n] * torch.outer(centres[n] - at, centres[n] - at) for n in range(6))
+        assert torch.allclose(mean[b], at) and torch.allclose(covariance[b], spread)
+    kernel = moment_kernel(mean, covariance)
+    assert torch.allclose(kernel.diagonal(), torch.ones(4, dtype=torch.float64)) and torch.allclose(kernel, kernel.T) and kernel.min() > 0
+    assert torch.allclose(moment_kernel(*moments(share, 28 * centres + 100)), kernel)
+    assert moment_kernel(mean[:1], covariance[:1]).item() == 1
+    closer = moment_kernel(torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]]), torch.zeros(3, 3, 3))
+    assert closer[0, 1] > closer[1, 2] > closer[0, 2]
+
+
+def test_alike_studies_are_pushed_apart_less_by_soft_targets_and_more_as_negatives():
+    torch.manual_seed(0)
+    batch = made_batch(TOY, volumes=3)
+    losses = {}
+    for mode in ("soft_target", "official"):
+        method = checkpoint.make_method("scale_vlp", TOY, {"mode": mode})
+        seen = {}
+        method.pair.logits = lambda v, t, seen=seen: seen.setdefault("logits", torch.zeros(3, 3, requires_grad=True))
+        method.likeness = lambda *_: torch.tensor([[1.0, 0.1, 0.9], [0.1, 1.0, 0.5], [0.9, 0.5, 1.0]])
+        losses[mode] = method(batch)["contrast"]
+        losses[mode].backward()
+        push = seen["logits"].grad
+        assert (push[0, 2] > push[0, 1]) == (mode == "official") and push[0, 0] < 0
+    assert losses["soft_target"].item() == pytest.approx(3 * math.log(2))
