@@ -104,7 +104,9 @@ def _model_commands(command) -> None:
     command(
         pretrain, "train a recipe on a store", _argument("store", metavar="STORE", type=Path), _argument("run", metavar="RUN", type=Path),
         _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
-        _argument("--resume", action="store_true", help="go on from the last checkpoint"), setting,
+        _argument("--resume", action="store_true", help="go on from the last checkpoint"),
+        _argument("--init", type=Path, metavar="ENCODER", help="run folder or weights file whose encoder is the start (MAE's of ImageNet, say)"),
+        setting,
     )  # fmt: skip
     command(
         evaluate, "score an encoder on downstream tasks", _argument("encoder", metavar="ENCODER", help="run folder, weights file or name"),
@@ -184,7 +186,7 @@ def pretrain(options) -> int:
     config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
     held = store.open(options.store)
     done, began = checkpoint.steps_done(options.run), time.monotonic()
-    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume)
+    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume, init=options.init)
     seconds = time.monotonic() - began
     if int(os.environ.get("RANK", 0)) == 0:
         print(history.tail(1).to_string(index=False))

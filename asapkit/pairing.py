@@ -17,7 +17,8 @@ from asapkit import objectives
 class Pair(nn.Module):
     """Linear projections of a volume's and a report's feature, and their scaled products.
 
-    scale: the learned factor on the products, its value at the start; log_scale=False keeps the number itself as the parameter, not its logarithm.
+    scale: the learned factor on the products, its value at the start; None: the products themselves, nothing learned. log_scale=False keeps the
+    number itself as the parameter, not its logarithm.
     bias: learned offset of every product (sigmoid losses), its value at the start.   normalise: unit vectors, so that products are cosines.
     """
 
@@ -27,18 +28,18 @@ class Pair(nn.Module):
         report: int,
         width: int,
         *,
-        scale: float = 1 / 0.07,
+        scale: float | None = 1 / 0.07,
         log_scale: bool = True,
         bias: float | None = None,
         normalise: bool = True,
     ):
         super().__init__()
-        if scale <= 0:
+        if scale is not None and scale <= 0:
             raise ValueError(f"scale {scale}: give a number above 0")
         self.volume, self.report = nn.Linear(volume, width, bias=False), nn.Linear(report, width, bias=False)
         self.normalise, self.log_scale = normalise, log_scale
-        start = torch.tensor(float(scale))
-        self.scale = nn.Parameter(start.log() if log_scale else start)
+        start = None if scale is None else torch.tensor(float(scale))
+        self.scale = None if start is None else nn.Parameter(start.log() if log_scale else start)
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
     def forward(self, volume: Float[Tensor, "B D"], report: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
@@ -48,7 +49,9 @@ class Pair(nn.Module):
 
     def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
         """Every volume (row) with every report (column)."""
-        products = volume @ report.mT * (self.scale.exp() if self.log_scale else self.scale)
+        products = volume @ report.mT
+        if self.scale is not None:
+            products = products * (self.scale.exp() if self.log_scale else self.scale)
         return products if self.bias is None else products + self.bias
 
 

@@ -42,7 +42,8 @@ def pretrain(
     """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
 
     options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   loaders: processes that read volumes.
-    init: run folder or weights file whose encoder is the start.   resume: go on from the last checkpoint, bit for bit on CPU.
+    init: run folder, or weights file of ours or of another method, whose encoder is the start (`checkpoint.start_from`).
+    resume: go on from the last checkpoint, bit for bit on CPU.
     Raises: Refused for a store of another contract, a run folder that holds another configuration, or a loss that is not finite (naming the volumes).
     """
     run = Path(run)
@@ -56,10 +57,10 @@ def pretrain(
     torch.manual_seed(config.seed)
     method = checkpoint.make_method(recipe, config, options or {}, store=store).to(accelerator.device)
     if init is not None:
-        method.encoder.load_state_dict(checkpoint.load_encoder(init).state_dict())
+        log.info(checkpoint.start_from(method.encoder, init))
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
-    said = {"recipe": recipe, "options": options or {}, "weights": weights}
+    said = {"recipe": recipe, "options": options or {}, "weights": weights} | ({} if init is None else {"init": str(init)})
     state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
     history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)

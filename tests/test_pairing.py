@@ -41,13 +41,13 @@ def test_products_are_cosines_times_the_scale_plus_the_bias():
         for j in range(3):
             a, b = pair.volume(v[i]), pair.report(t[j])
             assert logits[i, j].item() == pytest.approx((10 * a @ b / (a.norm() * b.norm()) - 10).item(), rel=1e-4)
-    raw = Pair(5, 7, 4, scale=1.0, log_scale=False, normalise=False)
+    raw = Pair(5, 7, 4, scale=None, normalise=False)
     assert torch.allclose(raw.logits(*raw(v, t)), raw.volume(v) @ raw.report(t).T, atol=1e-5)
     with pytest.raises(ValueError, match="above 0"):
         Pair(5, 7, 4, scale=0)
 
 
-@pytest.mark.parametrize("recipe", ["ct_clip", "m3d_clip", "merlin"])
+@pytest.mark.parametrize("recipe", ["ct_clip", "m3d_clip", "merlin", "sup_clip"])
 def test_exchanging_images_changes_the_contrast_and_one_report_is_no_negative_of_itself(recipe):
     torch.manual_seed(0)
     method, batch = checkpoint.make_method(recipe, TOY, {}), made_batch(TOY, volumes=3)
@@ -90,3 +90,14 @@ def test_alike_studies_are_pushed_apart_less_by_soft_targets_and_more_as_negativ
         push = seen["logits"].grad
         assert (push[0, 2] > push[0, 1]) == (mode == "official") and push[0, 0] < 0
     assert losses["soft_target"].item() == pytest.approx(3 * math.log(2))
+
+
+def test_raw_dot_products_are_the_plain_cross_entropy_of_both_directions():
+    torch.manual_seed(0)
+    method, batch = checkpoint.make_method("sup_clip", TOY, {}), made_batch(TOY, volumes=3)
+    v = method.pair.volume(method.encoder.tokens(batch.image).mean(1))
+    t = method.pair.report(method.text(batch.report_tokens, batch.report_real)[:, 0])
+    right = torch.arange(3)
+    expected = (torch.nn.functional.cross_entropy(v @ t.T, right) + torch.nn.functional.cross_entropy(t @ v.T, right)) / 2
+    assert method(batch)["contrast"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert method.pair.scale is None and checkpoint.make_method("sup_clip", TOY, {"normalise": True}).pair.scale is not None
