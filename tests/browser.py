@@ -27,10 +27,11 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 HERE = {"file", "data", "blob", "about", "chrome", "devtools"}
-QUIET = {
+SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # neither news nor updates are asked for
     "@jupyterlab/apputils-extension/themes": {"theme": "JupyterLab Light"},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/notebook-extension/tracker": {"recordTiming": True},  # when each cell began and ended
 }
 
 
@@ -103,7 +104,7 @@ def screenshot(driver: WebDriver, path: Path, *, whole_page: bool = False) -> Pa
 @contextmanager
 def jupyterlab(folder: Path, *, root: Path) -> Iterator[str]:
     """Address (with its token) of a JupyterLab of this very interpreter on the files of `root`; its settings and logs lie in `folder`."""
-    for name, values in QUIET.items():
+    for name, values in SETTINGS.items():
         file = folder / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from base64 import b64decode
+from datetime import datetime
 from pathlib import Path
 
 import browser
@@ -30,6 +31,7 @@ if (!cells?.length) return null;
 const code = [...cells].map(c => c.toJSON()).filter(c => c.cell_type === "code");
 return {kernel: panel.sessionContext?.session?.kernel?.status, code};
 """
+DIRTY = "return window.jupyterapp.shell.currentWidget.context.model.dirty"
 WATCH_FIRST = """
 const seen = new MutationObserver(async () => {
   const picture = document.querySelector(".jp-OutputArea-output img");
@@ -97,6 +99,13 @@ def run_all(driver) -> dict:
     return browser.until(finished, seconds=RUN_SECONDS, what="every cell has run", every=0.2)
 
 
+def first_picture_ms(driver, code: list[dict]) -> float:
+    """Milliseconds between the start of the first cell that shows a picture and the picture on the screen."""
+    cell = next(c for c in code if any("image/png" in o.get("data", {}) for o in c["outputs"]))
+    begun = datetime.fromisoformat(cell["metadata"]["execution"]["iopub.execute_input"])
+    return driver.execute_script("return window.firstPicture") - begun.timestamp() * 1000
+
+
 class Explorer:
     """The widget of notebook 32 as it stands on the page."""
 
@@ -116,6 +125,20 @@ class Explorer:
     def png(self) -> bytes:
         return b64decode(self.driver.execute_async_script(BYTES, self.picture))
 
+    def slices(self) -> list[str]:
+        """What the sliders read."""
+        return [e.text for e in self.all(f"{SLICE} .widget-readout")]
+
+    def press(self, key: str) -> None:
+        """A key on the handle of the first slider."""
+        handle = self.all(f"{SLICE} .noUi-handle")[0]
+        ActionChains(self.driver).click(handle).send_keys(key).perform()
+
+    def say(self, sentence: str) -> None:
+        field = self.all(".asapkit-typed input")[0]
+        field.clear()
+        field.send_keys(sentence, Keys.ENTER)
+
     def patches(self) -> str:
         return self.all(PATCHES)[0].text
 
@@ -129,39 +152,58 @@ class Explorer:
         return took
 
 
-def test_a_sentence_moves_the_patches_and_a_slider_the_slice(work, pictures, tmp_path, record_property):
-    with browser.jupyterlab(tmp_path, root=work) as address, browser.chromium(tmp_path, width=1500, height=1100, requests=True) as driver:
+@pytest.fixture(scope="module")
+def lab(work, tmp_path_factory):
+    """Notebook 32 open in JupyterLab, run and saved: the browser, the server's address, the code cells as they ran."""
+    folder = tmp_path_factory.mktemp("lab")
+    with browser.jupyterlab(folder, root=work) as address, browser.chromium(folder, width=1500, height=1100, requests=True) as driver:
         driver.get(address.format(f"notebooks/{NAME}.ipynb"))
         browser.until(lambda: driver.execute_script(STATE), seconds=60, what="the notebook is open")
         code = run_all(driver)
-        assert not [o for c in code for o in c["outputs"] if o.get("name") == "stderr" and "Warning" in o["text"]]
-        explorer = Explorer(driver)
-        browser.screenshot(driver, pictures / "lab_1_first.png")
-        patches, sentences = explorer.patches(), explorer.all(SENTENCE)
-        assert patches
-        assert len(sentences) > 1
-
-        handle = explorer.all(f"{SLICE} .noUi-handle")[0]
-        slice_ms = explorer.after(lambda: ActionChains(driver).click(handle).send_keys(Keys.ARROW_RIGHT).perform())
-        assert explorer.patches() == patches, "another slice, the same patches"
-        browser.screenshot(driver, pictures / "lab_2_slice.png")
-
-        sentence_ms = explorer.after(sentences[-1].click)
-        browser.until(lambda: explorer.patches() != patches, seconds=CHANGE_SECONDS, what="other patches")
-        browser.screenshot(driver, pictures / "lab_3_sentence.png")
-
-        record_property("slice_ms", round(slice_ms))
-        record_property("sentence_ms", round(sentence_ms))
-        assert not browser.errors(driver)
-        assert not browser.leaving(browser.requested(driver), server=address)
+        click_menu(driver, menu="File", item="Save Notebook")
+        browser.until(lambda: not driver.execute_script(DIRTY), seconds=20, what="the notebook is saved")
+        yield driver, address, code
 
 
-def test_an_executed_page_needs_no_network(work, root, pictures, tmp_path):
-    """The HTML beside an executed notebook, opened as a file: no error in the console, and nothing asked for beyond the file itself."""
-    (done,) = workflow.run([root / "notebooks" / f"{NAME}.ipynb"], out=tmp_path, settings={"scale": "toy", "out": str(work / "notebooks" / "build")})
-    assert done.status == "done", done.error
+def test_a_sentence_moves_the_patches_and_a_slider_the_slice(lab, pictures, record_property):
+    driver, address, code = lab
+    assert not [o for c in code for o in c["outputs"] if o.get("name") == "stderr" and "Warning" in o["text"]]
+    record_property("first_picture_ms", first_picture_ms(driver, code))
+    explorer = Explorer(driver)
+    browser.screenshot(driver, pictures / "lab_1_first.png")
+    patches, sentences = explorer.patches(), explorer.all(SENTENCE)
+    assert patches
+    assert len(sentences) > 1
+
+    record_property("slice_ms", explorer.after(lambda: explorer.press(Keys.ARROW_RIGHT)))
+    assert explorer.patches() == patches, "another slice, the same patches"
+    browser.screenshot(driver, pictures / "lab_2_slice.png")
+
+    record_property("sentence_ms", explorer.after(sentences[-1].click))
+    browser.until(lambda: explorer.patches() != patches, seconds=CHANGE_SECONDS, what="other patches")
+    browser.screenshot(driver, pictures / "lab_3_sentence.png")
+
+    at = explorer.slices()
+    explorer.after(lambda: explorer.press(Keys.END))
+    assert explorer.slices() != at
+    explorer.after(explorer.all(f"{PATCHES} option")[0].click)
+    assert explorer.slices() == at, "a row of the list jumps back to its patch"
+    explorer.after(lambda: ActionChains(driver).move_to_element_with_offset(explorer.picture, -200, 20).click().perform())
+    browser.screenshot(driver, pictures / "lab_4_clicked.png")
+
+    explorer.say("of the and")
+    browser.until(lambda: "no word to look for" in explorer.output.text, seconds=CHANGE_SECONDS, what="why nothing is found")
+    browser.screenshot(driver, pictures / "lab_5_refused.png")
+    assert not browser.errors(driver)
+    assert not browser.leaving(browser.requested(driver), server=address)
+
+
+def test_an_executed_page_needs_no_network(lab, work, root, pictures, tmp_path):
+    """The HTML of an executed notebook, opened as a file: no error in the console, and nothing asked for beyond the file itself."""
+    notebook = shutil.copy(work / "notebooks" / f"{NAME}.ipynb", tmp_path)
+    page = workflow.export_html(Path(notebook), pictures_from=root / "notebooks")
     with browser.chromium(tmp_path, requests=True) as driver:
-        driver.get(done.output.with_suffix(".html").as_uri())
+        driver.get(page.as_uri())
         shown = "return [...document.images].map(i => i.complete && i.naturalWidth > 0)"
         browser.until(lambda: all(driver.execute_script(shown)), seconds=30, what="every picture is shown")
         assert len(driver.execute_script(shown)) >= 4, "the figure of the first cell and those of the notebook"
