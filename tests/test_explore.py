@@ -88,7 +88,7 @@ def test_browsing_draws_what_the_controls_say(store):
     assert same(picture, explore.scan_view(store, store.ids[1]))
     assert [s.description for s in classed(widget, "slice")] == list(PLANES)
     described(widget, "coronal").value = 30
-    described(widget, "window").value = "mediastinal"
+    classed(widget, "window")[0].value = "mediastinal"
     described(widget, "organs").value = False
     described(widget, "findings").value = True
     crop = sheet.crop_of(store, store.ids[1])

@@ -18,7 +18,7 @@ from asapkit.overlays import SPOT
 from asapkit.planes import EDGES, PLANES, Cut
 
 INK, SHADE, AIM = (34, 34, 34), (0, 0, 0, 140), (255, 236, 120)
-LINE = 18  # pixels of a line of text
+LINE = 19  # pixels of a line of text
 CHIP, SPACE = 14, 16  # pixels of a legend's colour, and between its entries
 RAMP = np.rint(SPOT(np.linspace(0, 1, 256)) * 255).astype(np.uint8)  # (256, 4): what a similarity looks like
 
@@ -78,7 +78,7 @@ def frames(image: Image.Image, cut: Cut, found) -> None:
             left, upper = image.width - (place[across] + 1) * wide, image.height - (place[up] + 1) * tall
             box = [round(v) for v in (left, upper, left + wide - 1, upper + tall - 1)]
             pen.rectangle(box, outline="white", width=4 if rank == 1 else 2)
-            pen.text((box[0] + 5, box[1] + 3), str(rank), fill="white", font=font(11), stroke_width=2, stroke_fill="black")
+            pen.text((box[0] + 5, box[1] + 3), str(rank), fill="white", font=font(12), stroke_width=2, stroke_fill="black")
 
 
 def crosshair(tile: np.ndarray, x: float, y: float, *, gap: int = 14) -> None:
@@ -103,16 +103,16 @@ def marks(image: Image.Image, plane: str, scale: float) -> None:
 
 
 def _written(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str) -> None:
-    left, top, right, bottom = pen.textbbox(at, text, font=font(12))
+    left, top, right, bottom = pen.textbbox(at, text, font=font(13))
     pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=SHADE)
-    pen.text(at, text, fill="white", font=font(12))
+    pen.text(at, text, fill="white", font=font(13))
 
 
 def placed(entries: Sequence[tuple[str, str]], width: int) -> tuple[list[tuple[int, int]], int]:
     """Where the entries (colour or "" or "ramp", text) of a legend stand, and how high it is."""
     places, x, y = [], 2, 0
     for colour, text in entries:
-        needed = (0 if not colour else 66 if colour == "ramp" else CHIP + 6) + round(font(12).getlength(text)) + SPACE
+        needed = (0 if not colour else 66 if colour == "ramp" else CHIP + 6) + round(font(13).getlength(text)) + SPACE
         if x > 2 and x + needed > width:
             x, y = 2, y + LINE
         places.append((x, y))
@@ -130,15 +130,15 @@ def legend(page: Image.Image, entries: Sequence[tuple[str, str]], *, top: int) -
         elif colour:
             pen.rectangle((x, top + y + 3, x + CHIP, top + y + 12), fill=colour, outline=INK)
         shift = 66 if colour == "ramp" else CHIP + 6 if colour else 0
-        pen.text((x + shift, top + y), text, fill=INK, font=font(12))
+        pen.text((x + shift, top + y), text, fill=INK, font=font(13))
 
 
 def titled(page: Image.Image, heading: str, *told: str) -> Image.Image:
     """The page with a heading in bold and lines of text above it, wrapped at its width."""
-    lines = [(line, bold) for text, bold in ((heading, True), *((t, False) for t in told)) for line in textwrap.wrap(text, 135 if bold else 160)]
+    lines = [(line, bold) for text, bold in ((heading, True), *((t, False) for t in told)) for line in textwrap.wrap(text, 112 if bold else 132)]
     whole = Image.new("RGB", (page.width, page.height + LINE * len(lines) + 6), "white")
     pen = ImageDraw.Draw(whole)
     for n, (text, bold) in enumerate(lines):
-        pen.text((2, n * LINE + 2), text, fill=INK, font=font(13, bold=bold))
+        pen.text((2, n * LINE + 2), text, fill=INK, font=font(14, bold=bold))
     whole.paste(page, (0, LINE * len(lines) + 6))
     return whole

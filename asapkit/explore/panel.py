@@ -21,9 +21,10 @@ STYLE = """<style>
 .asapkit-view .asapkit-touch .widget-html-content, .asapkit-view .asapkit-touch .widget-html-content div {width: 100%; height: 100%}
 .asapkit-view .asapkit-point {display: none}
 .asapkit-sentence {height: auto !important; min-height: 24px; width: auto !important; line-height: 1.3; padding: 3px 8px; text-align: left;
-  white-space: normal}
-.asapkit-note {color: #8A3B00; line-height: 1.35}
+  white-space: normal; flex: none}
+.asapkit-note {color: #8A3B00}
 .asapkit-patches select {font-family: monospace; white-space: pre}
+.asapkit-numbers .widget-html-content, .asapkit-note .widget-html-content {line-height: 1.35}
 </style>"""
 # A click tells where it fell, as shares of the picture's width and height, through a hidden text field: core widgets know no clicks on pictures.
 TOUCH = """<div title="click a plane to move the crosshair" style="cursor: crosshair" onclick="
@@ -46,7 +47,7 @@ class Slices:
         self.picture = ipywidgets.Image(format="png", layout={"width": "100%", "display": "none"})
         touch, self.point = ipywidgets.HTML(TOUCH), ipywidgets.Text()
         self.sliders = {n: ipywidgets.IntSlider(min=0, max=1, description=n, readout=True, layout={"width": "33%"}) for n in PLANES}
-        small = {"layout": {"width": "150px"}, "style": {"description_width": "40px"}}
+        small = {"layout": {"width": "150px"}, "style": {"description_width": "50px"}}
         self.mm = [ipywidgets.FloatText(description=f"{axis}, mm", step=1.0, **small) for axis in "xyz"]
         self.under = ipywidgets.Label()
         view = ipywidgets.Box([self.picture, touch, self.point])
@@ -183,4 +184,7 @@ def windows():
     """A widget whose value is a key of `planes.WINDOWS`."""
     import ipywidgets
 
-    return ipywidgets.ToggleButtons(options=list(PRESETS.items()), value="lung", description="window", style={"button_width": "90px"})
+    buttons = ipywidgets.ToggleButtons(options=list(PRESETS.items()), value="lung", tooltips=["window"] * len(PRESETS))
+    buttons.style.button_width, buttons.layout.width = "90px", "auto"
+    buttons.add_class("asapkit-window")
+    return buttons

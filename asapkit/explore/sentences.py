@@ -12,6 +12,8 @@ from asapkit.explore.sheet import Look, Sheet, crop_of
 from asapkit.planes import WINDOWS
 from asapkit.types import Refused
 
+COLUMNS = "Selected patches, best first: where the middle lies, what fills most of it. Click a row to go there."
+
 
 def sentence_view(method, store, id: str, *, sentence: str, k: int = 0, window: str = "lung", organs: bool = False, rank: int = 1, caption: str = ""):
     """Where the method sees a sentence in a volume, nothing hidden, as a PIL image: three planes through the selected patch of that `rank`.
@@ -55,12 +57,12 @@ class Explorer:
         self.organs = ipywidgets.Checkbox(value=False, description="organs", indent=False, layout={"width": "90px"})
         self.k = ipywidgets.IntText(value=0, description="K (0: selector)", layout={"width": "190px"}, style={"description_width": "110px"})
         self.typed = ipywidgets.Text(description="sentence", placeholder="type and press Enter", continuous_update=False, layout={"width": "98%"})
-        self.patches = ipywidgets.Select(options=[], rows=8, layout={"width": "98%"})
+        self.patches = ipywidgets.Select(options=[], rows=6, layout={"width": "98%"})
         self.typed.add_class("asapkit-typed")
         self.patches.add_class("asapkit-patches")
         self.numbers.add_class("asapkit-numbers")
         self.slices = Slices(lambda: Look(self.window.value, self.organs.value), moved=self._moved)
-        self.report = Report(self.ask, height="300px")
+        self.report = Report(self.ask, height="520px")
         self.evidence = ipywidgets.Button(description="go to the truth", icon="crosshairs", disabled=True, layout={"width": "98%"})
         self.evidence.add_class("asapkit-evidence")
         self.answers, self.unfit = None, ""
@@ -86,8 +88,10 @@ class Explorer:
         import ipywidgets
 
         top = ipywidgets.HBox([self.volume, self.window, self.organs, self.k])
-        left = ipywidgets.VBox([self.numbers, self.told, self.slices.box], layout={"flex": "3 1 0%", "min_width": "0"})
-        right = ipywidgets.VBox([self.report.box, self.patches, self.evidence], layout={"flex": "1 1 0%", "min_width": "330px"})
+        left = ipywidgets.VBox(
+            [self.numbers, self.told, self.slices.box, ipywidgets.Label(COLUMNS), self.patches], layout={"flex": "3 1 0%", "min_width": "0"}
+        )
+        right = ipywidgets.VBox([self.report.box, self.evidence], layout={"flex": "1 1 0%", "min_width": "240px"})
         title = [ipywidgets.HTML(f"<b>{escape(name)}</b>")] if name else []
         return ipywidgets.VBox([*title, top, self.typed, ipywidgets.HBox([left, right])])
 
@@ -165,7 +169,7 @@ class Explorer:
 def row_text(row) -> str:
     """A selected patch in one line: rank, similarity, organ that fills most of it, where its middle lies."""
     organ = f"{row.organ.replace('_', ' ')} {row.share:.0%}" if row.organ else "no organ"
-    return f"{row.rank:>3}  {row.similarity:5.2f}  {organ:<28} {row.x_mm:5.0f} {row.y_mm:5.0f} {row.z_mm:5.0f} mm"
+    return f"{row.rank:>3}   cosine {row.similarity:5.2f}   x {row.x_mm:4.0f}   y {row.y_mm:4.0f}   z {row.z_mm:4.0f} mm   {organ}"
 
 
 def sentence_explorer(method, store, *, id: str = "", sentence: str = ""):

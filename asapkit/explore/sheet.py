@@ -18,7 +18,7 @@ from asapkit.explore import layers
 from asapkit.planes import PLANES, WINDOWS, Cut, cuts, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
 
-WIDTH, GAP = 1200, 8  # pixels of a page, and between its tiles
+WIDTH, GAP = 1000, 6  # pixels of a page, and between its tiles
 TILES = 12  # drawn planes that are kept: turning one plane does not draw the other two again
 
 
@@ -103,7 +103,7 @@ class Sheet:
         pen = ImageDraw.Draw(page)
         for name, (left, top, wide, tall) in self.boxes.items():
             axis, across, up = (int(voxel[a]) for a in PLANES[name][:3])
-            pen.text((left + 2, 0), _level(name, where), fill=layers.INK, font=layers.font(13))
+            pen.text((left + 2, 0), _level(name, where), fill=layers.INK, font=layers.font(14))
             pen.rectangle((left, layers.LINE, left + wide - 1, layers.LINE + self.tall - 1), fill="black")
             tile, (_, columns, rows) = self._tile(name, axis, look, found).copy(), (self.crop.volume.shape[a] for a in PLANES[name][:3])
             layers.crosshair(tile, (1 - (across + 0.5) / columns) * wide, (1 - (up + 0.5) / rows) * tall)
@@ -175,7 +175,7 @@ class Sheet:
 def _level(name: str, where: np.ndarray) -> str:
     """The name of a plane and where it lies, with a typographic minus."""
     axis = PLANES[name][0]
-    return f"{name}, {'xyz'[axis]} = {where[axis]:.0f} mm".replace("-", "\u2212")
+    return f"{name}, {'xyz'[axis]} = {round(where[axis]) + 0} mm".replace("-", "\u2212")
 
 
 def on_page(cut: Cut, array: np.ndarray) -> np.ndarray:
