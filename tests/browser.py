@@ -24,7 +24,8 @@ from selenium.webdriver.remote.webdriver import WebDriver
 FLAGS = (
     "--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--hide-scrollbars", "--force-device-scale-factor=1",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--no-sandbox",  # root and many containers have none; only our own pages are opened
 )  # fmt: skip
 HERE = {"file", "data", "blob", "about", "chrome", "devtools"}
 SETTINGS = {
@@ -49,13 +50,14 @@ def chromium(profile: Path, *, width: int = 1300, height: int = 1000, requests: 
     binary, driver_path = installed("chromium"), installed("chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    own = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium's sandbox refuses root
-    for flag in (*FLAGS, *own, f"--user-data-dir={profile / 'chromium'}", f"--window-size={width},{height}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile / 'chromium'}", f"--window-size={width},{height}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"} | ({"performance": "ALL"} if requests else {}))
     # a home of its own: crash reports and certificates are kept there
     service = webdriver.ChromeService(driver_path, env=os.environ | {"HOME": str(profile)})
-    driver = webdriver.Chrome(options=options, service=service)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "localhost,127.0.0.1")  # the driver is on this machine, whatever proxy others go through
+        driver = webdriver.Chrome(options=options, service=service)
     try:
         driver.set_script_timeout(60)
         yield driver
