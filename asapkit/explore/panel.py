@@ -114,7 +114,7 @@ class Slices:
         except ValueError:
             return
         if self.sheet is not None:
-            point = across * self.sheet.width, down * self.sheet.height(self.look(), self.found)
+            point = across * self.sheet.width, down * self.sheet.height(self.voxel, self.look(), self.found)
             if (voxel := self.sheet.voxel_at(point, self.voxel)) is not None:
                 self.move(voxel)
 

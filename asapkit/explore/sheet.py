@@ -98,8 +98,8 @@ class Sheet:
 
     def image(self, voxel, look: Look, *, found=None) -> Image.Image:
         """The page: the planes through `voxel` with a crosshair, a legend below."""
-        entries, where = self.legend(look, found), self.crop.world(voxel)
-        page = Image.new("RGB", (self.width, self.height(look, found)), "white")
+        entries, where = self.legend(voxel, look, found), self.crop.world(voxel)
+        page = Image.new("RGB", (self.width, self.height(voxel, look, found)), "white")
         pen = ImageDraw.Draw(page)
         for name, (left, top, wide, tall) in self.boxes.items():
             axis, across, up = (int(voxel[a]) for a in PLANES[name][:3])
@@ -111,9 +111,9 @@ class Sheet:
         layers.legend(page, entries, top=layers.LINE + self.tall + 6)
         return page
 
-    def height(self, look: Look, found=None) -> int:
+    def height(self, voxel, look: Look, found=None) -> int:
         """Pixels of the page from top to bottom."""
-        return layers.LINE + self.tall + 6 + layers.placed(self.legend(look, found), self.width)[1]
+        return layers.LINE + self.tall + 6 + layers.placed(self.legend(voxel, look, found), self.width)[1]
 
     def voxel_at(self, point: tuple[float, float], voxel) -> tuple[int, int, int] | None:
         """The voxel under a point of the page, in its pixels; None where no plane is. What a plane does not say, its depth, stays that of `voxel`."""
@@ -127,13 +127,16 @@ class Sheet:
                 return tuple(moved)
         return None
 
-    def legend(self, look: Look, found=None) -> list[tuple[str, str]]:
+    def legend(self, voxel, look: Look, found=None) -> list[tuple[str, str]]:
         """Colour and meaning of everything that may be on the page; "ramp" stands for the colours of similarity."""
         entries = [("", window_text(look.window))]
         if found is not None:
             entries.append(("ramp", f"cosine {np.nanmedian(found.similarity):.2f} to {np.nanmax(found.similarity):.2f}"))
             entries.append(("#FFFFFF", "selected patches with rank, the best one bold"))
-            entries += [(TRUTH[0], "truth of the sentence")] * (found.truth is not None)
+            if found.truth is not None:
+                x, y, z = voxel
+                cut = any(plane.any() for plane in (found.truth[x], found.truth[:, y], found.truth[:, :, z]))
+                entries.append((TRUTH[0], "truth of the sentence" + ("" if cut else ", not on these planes")))
         entries += [(colour, self.crop.names[bit]) for bit, colour in look.shown(self.crop.names).items()]
         return entries + [(ORGANS[n - 1], ORGAN_NAMES[n - 1].replace("_", " ")) for n in (self.present if look.organs else ())]
 
