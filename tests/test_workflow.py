@@ -168,7 +168,9 @@ def test_a_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path, root):
     """Pictures above the notebook's folder too; no script from elsewhere; no widget, which would need its kernel."""
     picture = sorted((root / "figures").glob("*.png"))[0]
     node = nbformat.v4.new_notebook()
-    shown = [nbformat.v4.new_output("display_data", {"text/plain": text} | more) for text, more in (("a number", {}), ("a widget", {workflow.WIDGET: {}}))]
+    shown = [
+        nbformat.v4.new_output("display_data", {"text/plain": text} | more) for text, more in (("a number", {}), ("a widget", {workflow.WIDGET: {}}))
+    ]
     node.cells = [nbformat.v4.new_markdown_cell(f"![one](../figures/{picture.name}) ![two](../figures/none.png)")]
     node.cells += [nbformat.v4.new_code_cell("1", outputs=shown)]
     nbformat.write(node, tmp_path / "10_ask.ipynb")
