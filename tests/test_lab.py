@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from base64 import b64decode
 from datetime import datetime
@@ -140,8 +141,9 @@ class Explorer:
         field.clear()
         field.send_keys(sentence, Keys.ENTER)
 
-    def patches(self) -> str:
-        return self.all(PATCHES)[0].text
+    def patches(self) -> list[str]:
+        """Where the listed patches lie, without how similar they are."""
+        return re.findall(r"x +-?\d+ +y +-?\d+ +z +-?\d+ mm", self.all(PATCHES)[0].text)
 
     def after(self, act) -> float:
         """Milliseconds between a hand's `act` and another picture on the screen."""
