@@ -177,5 +177,5 @@ def _values(ax: Axes, volume: np.ndarray) -> None:
     ax.axvspan(-1000, 1000, color="#0072B2", alpha=0.07, linewidth=0)
     ax.set_yticks([], [])
     ax.minorticks_off()
-    ax.set_xlabel("HU", labelpad=1)
+    ax.set_xlabel("HU; bars: voxels, logarithmic; shaded: the contract's window", labelpad=1)
     ax.spines["bottom"].set_visible(True)
