@@ -28,7 +28,7 @@ STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features", "status", "runs"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look", "examples"}
-RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "__main__"}
+RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "gallery", "pages", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),
