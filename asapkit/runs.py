@@ -272,3 +272,23 @@ def table(folder: Path | str | None = None, *, found: list[Run] | None = None) -
 def _plain(value: Any) -> Any:
     """A setting as a cell of a table: numbers and words as they are, sequences joined."""
     return " x ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def tally(table: pd.DataFrame) -> str:
+    """4 runs: 3 finished, 1 crashed."""
+    if table.empty:
+        return "no run folder there yet"
+    counts = table["state"].value_counts()
+    return f"{len(table)} run{'s' * (len(table) != 1)}: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
+
+
+def duration(seconds: float) -> str:
+    """184 -> 3 min 4 s; nothing for an unknown one."""
+    if seconds != seconds:
+        return ""
+    whole = round(seconds)
+    for unit, big, small in ((86400, "d", "h"), (3600, "h", "min"), (60, "min", "s")):
+        if whole >= unit:
+            below = {"d": 3600, "h": 60, "min": 1}[big]
+            return f"{whole // unit} {big} {whole % unit // below} {small}"
+    return f"{seconds:.1f} s"

@@ -37,20 +37,8 @@ def _is_result(column: str) -> bool:
     return column.startswith("last ") or column.split("_")[0] in runs.SCORES or column in runs.COST
 
 
-def duration(seconds: float) -> str:
-    """184 -> 3 min 4 s; nothing for an unknown one."""
-    if seconds != seconds:
-        return ""
-    whole = round(seconds)
-    for unit, big, small in ((86400, "d", "h"), (3600, "h", "min"), (60, "min", "s")):
-        if whole >= unit:
-            below = {"d": 3600, "h": 60, "min": 1}[big]
-            return f"{whole // unit} {big} {whole % unit // below} {small}"
-    return f"{seconds:.1f} s"
-
-
 def _cost(row: pd.Series) -> list[str]:
-    told = [duration(row.get("seconds", np.nan))]
+    told = [runs.duration(row.get("seconds", np.nan))]
     told += [f"{row['seconds_per_step']:.3g} s a step"] if row.get("seconds_per_step", np.nan) == row.get("seconds_per_step") else []
     told += [f"{row[c] / 1000:.2g} GB{word}" for c, word in (("memory_mb", ""), ("gpu_memory_mb", " on the GPU")) if row.get(c, np.nan) == row.get(c)]
     return [t for t in told if t]
@@ -164,7 +152,7 @@ def as_html(table: pd.DataFrame) -> str:
         if column in runs.SCORES:
             cells = [_interval(v, lo, hi) for v, lo, hi in zip(cells, table[f"{column}_low"], table[f"{column}_high"], strict=True)]
         elif column == "seconds":
-            cells = [duration(v) for v in cells]
+            cells = [runs.duration(v) for v in cells]
         shown[column.replace("_", " ") if column in runs.COST else column] = [_cell(v) for v in cells]
     pad = "padding:3px 10px 3px 0"
     head = "".join(f"<th style='text-align:left;{pad}'>{escape(str(c))}</th>" for c in ("run", *shown))
@@ -226,7 +214,7 @@ def board(folder: Path | str):
         try:
             held["runs"] = runs.collect(folder)
             held["table"] = runs.table(found=held["runs"])
-            said.value = escape(tally(held["table"]))
+            said.value = escape(runs.tally(held["table"]))
         except Refused as error:
             held["runs"], held["table"], said.value = [], pd.DataFrame(), escape(str(error))
         before, names = set(chosen.value) or None, [run.name for run in held["runs"]]
@@ -250,11 +238,3 @@ def board(folder: Path | str):
 def _sortable(column: pd.Series) -> pd.Series:
     """Words and numbers of one column side by side: compared as words."""
     return column if pd.api.types.is_numeric_dtype(column) else column.map(_cell)
-
-
-def tally(table: pd.DataFrame) -> str:
-    """4 runs: 3 finished, 1 crashed."""
-    if table.empty:
-        return "no run folder there yet"
-    counts = table["state"].value_counts()
-    return f"{len(table)} run{'s' * (len(table) != 1)}: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
