@@ -92,7 +92,7 @@ def _cells(table: pd.DataFrame, name: str, row: pd.Series) -> dict[str, list[str
     nothing = "nothing" if row["state"] != "damaged" else "cannot be read"
     state = [row["state"], *(wrapped(row["reason"], "state") if row["reason"] else [])]
     steps = [f"{row['done']:.0f} of {row['steps']:.0f}" if row["steps"] else f"{row['done']:.0f}", ""]
-    differs = wrapped(settings or nothing, "what differs")
+    differs = [line.removesuffix("\u00a0\u00b7") for line in wrapped(settings or nothing, "what differs")]
     return {"run": wrapped(name, "run"), "state": state, "steps": steps, "what differs": differs, "cost": _cost(row) or ["not recorded"]}
 
 
