@@ -105,8 +105,13 @@ def test_what_the_widget_cannot_show_is_said_in_it_and_it_goes_on(store, methods
 
 
 def test_one_basis_gives_a_colour_one_meaning_in_all_volumes(store, methods, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(figures, "pca_maps", lambda volume, maps, **how: drawn.setdefault(how["title"], maps))
+    drawn, real = {}, figures.pca_maps
+
+    def kept(volume, maps, **how):
+        drawn[how["title"]] = maps
+        return real(volume, maps, **how)
+
+    monkeypatch.setattr(figures, "pca_maps", kept)
     first, second = examples.held_out(store)[:2]
     for id in (first, second):
         explore.pca_view({"mae": methods["mae"]}, store, id, together=(first, second))
@@ -119,9 +124,8 @@ def test_attention_starts_where_the_findings_are(store):
     id = store.instances["id"].iloc[0]
     patch = explore.encoder.telling_patch(store, id, patch=TOY.patch)
     low = np.array(np.unravel_index(patch, TOY.grid)) * TOY.patch
-    planes = [
-        np.take(store.cropped(id, "truth")[0] > 0, range(a, a + p), axis=axis).any() for axis, (a, p) in enumerate(zip(low, TOY.patch, strict=True))
-    ]
+    truth = store.cropped(id, "truth")[0] > 0
+    planes = [np.take(truth, range(a, a + p), axis=axis).any() for axis, (a, p) in enumerate(zip(low, TOY.patch, strict=True))]
     assert all(planes)
 
 
