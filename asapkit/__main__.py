@@ -130,6 +130,10 @@ def _model_commands(command) -> None:
         setting, _argument("--matrix", type=Path, metavar="FILE.yaml", help="name: [values] for every combination, or a list of cells"),
         _argument("--out", type=Path, default=Path("build"), help="default: build"),
     )  # fmt: skip
+    command(
+        gallery, "executed notebooks as a website in a folder", _argument("folder", metavar="FOLDER", type=Path, help="what asapkit run wrote"),
+        _argument("out", metavar="OUT", type=Path),
+    )  # fmt: skip
     command(demo, "the whole job on the phantom", _argument("--out", type=Path, default=Path("demo"), help="default: demo"))
 
 
@@ -243,6 +247,13 @@ def run(options) -> int:
     print(f"{len(results) - len(failed)} of {len(results)} notebooks in {options.out}")
     _list((" ".join(filter(None, (r.notebook, r.cell))), r.error) for r in failed)
     return UNUSABLE if failed else GOOD
+
+
+def gallery(options) -> int:
+    from asapkit import gallery as library
+
+    print(library.make(options.folder, out=options.out))
+    return GOOD
 
 
 def view(options) -> int:

@@ -241,3 +241,58 @@ def sentence_map(
 ) -> Picture:
     """`sentence_maps` with one row."""
     return sentence_maps(volume, [{"sentence": sentence, "similarity": similarity, "k": k, "truth": truth, "note": note}], **how)
+
+
+QUERY = "#00E5D0"  # the frame of the patch that looks
+EVEN = "times an even share"
+
+
+@styled
+def attention(
+    volume: np.ndarray, shares: Mapping[str, np.ndarray], *, query: int, spacing_mm: Sequence[float], patch: Patch,
+    window: str = "lung", title: str = "", caption: str = "",
+) -> Picture:  # fmt: skip
+    """What one patch looks at: a row per entry of `shares`, (N,) each, over the axial and coronal slice through the patch `query`, which is framed.
+
+    Colours say how many times its even share, 1 / N, a patch gets; each row has its own scale, and what gets less than that stays bare.
+    A dot marks the patch looked at most, where a slice cuts it. Raises: ValueError for no shares or of another number; IndexError for no such patch.
+    """
+    grid = _grid(volume, patch)
+    patches = int(np.prod(grid))
+    if not shares or any(np.shape(s) != (patches,) for s in shares.values()):
+        raise ValueError(f"attention takes one or more rows of {patches} shares, one share for every patch of {grid}")
+    if not 0 <= query < patches:
+        raise IndexError(f"patch {query}: there are 0 to {patches - 1}")
+    at = (np.array(np.unravel_index(query, grid)) * patch + np.array(patch) // 2).tolist()
+    views = cuts(volume, spacing_mm, ("axial", "coronal"), at=at)
+    tall = max(v.size_mm[1] for v in views)
+    room = {"top": 0.46 if title else 0.26, "right": 0.72, "left": 0.3, "rows_gap": 0.22, "bottom": caption_inches(caption, width=7.2)}
+    page, tiles = mosaic([v.size_mm[0] for v in views], [tall] * len(shares), width=7.2, **room)
+    for row, (name, share) in zip(tiles, shares.items(), strict=True):
+        times = np.asarray(share, float) * patches
+        norm = Normalize(1.0, max(float(times.max()), 1.001))
+        _attention_row(row, volume, times, query=query, views=views, patch=tuple(patch), window=window, norm=norm)
+        row[0].text(-0.03, 0.5, name, rotation=90, ha="right", va="center", fontsize=8.5, transform=row[0].transAxes, parse_math=False)
+        told = f"most: patch {times.argmax()}, {times.max():.3g} {EVEN}; itself: {times[query]:.3g}"
+        row[0].text(0.0, 1.015, told, fontsize=7, color=GREY, va="bottom", transform=row[0].transAxes)
+        _bar(page, row[-1], SPOT, norm, EVEN)
+    words(page, title=title, caption=caption, left=0.3)
+    return page
+
+
+def _attention_row(
+    row: np.ndarray, volume: np.ndarray, times: np.ndarray, *, query: int, views: Sequence[Cut], patch: Patch, window: str, norm: Normalize
+) -> None:
+    """The two planes of one map: CT, colours, the frame of the patch that looks, a dot on the one it looks at most."""
+    grid, painted = _grid(volume, patch), _painted(times, volume, patch)
+    most = np.unravel_index(int(times.argmax()), grid)
+    for ax, cut in zip(row, views, strict=True):
+        ct(ax, cut, volume, window, dim=1.5)
+        cut.show(ax, painted, cmap=SPOT, norm=norm, interpolation="nearest")
+        cut.boxes(ax, [query], grid, patch, linewidth=3.2, edgecolor="black")
+        cut.boxes(ax, [query], grid, patch, linewidth=1.8, edgecolor=QUERY)
+        if most[cut.axes[0]] == cut.index // patch[cut.axes[0]]:
+            middle = [(most[a] + 0.5) * patch[a] * cut.spacing_mm[a] for a in cut.axes[1:]]
+            ax.plot(*middle, "o", markersize=4, color="white", markeredgecolor="black", markeredgewidth=0.8)
+        frame(ax, cut)
+        corner(ax, f"{cut.plane}, {position(cut)}")

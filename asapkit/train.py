@@ -1,7 +1,8 @@
 """One loop for every recipe: weights x losses, step, history, checkpoint, exact resume. Distribution, precision and accumulation live only here.
 
 `pretrain(store, run, recipe="asap", config=...)` trains in this process (CPU, one GPU) or in each process that `torchrun` or
-`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, weights.safetensors, state.pt, history.csv, tensorboard files.
+`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, weights.safetensors, state.pt, history.csv,
+status.json, tensorboard files.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from asapkit import store as stores
 from asapkit.batch import Items, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
+from asapkit.status import recorded
 from asapkit.store import Store
 from asapkit.types import Batch, Refused
 
@@ -70,20 +72,22 @@ def pretrain(
     trainable = over_ranks(method, accelerator, weights)
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
-    tracker = make_tracker(run) if accelerator.is_main_process else None
-    shown = progress and accelerator.is_main_process
-    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not shown)
-    for step, micro in zip(range(start, config.steps), stream, strict=False):
-        set_rate(optimizer, config, step)
-        row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
-        history.append(row)
-        if tracker:
-            for name, value in row.items():
-                tracker.add_scalar(name, value, step)
-        bar.update()
-        bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
-        if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
-            checkpoint.save(method, run, optimizer=optimizer, history=history)
+    lead = accelerator.is_main_process
+    tracker = make_tracker(run) if lead else None
+    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
+    with recorded(run, start=start, steps=config.steps, lead=lead) as record:
+        for step, micro in zip(range(start, config.steps), stream, strict=False):
+            set_rate(optimizer, config, step)
+            row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
+            history.append(row)
+            if tracker:
+                for name, value in row.items():
+                    tracker.add_scalar(name, value, step)
+            bar.update()
+            bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
+            if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
+                checkpoint.save(method, run, optimizer=optimizer, history=history)
+            record.beat(step + 1)
     bar.close()
     if tracker:
         tracker.close()

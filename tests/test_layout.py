@@ -25,10 +25,10 @@ DATA = {
 NETS = {"stem", "vit3d", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
-TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features"}
+TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features", "status", "runs"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "charts", "explore", "viewer", "look", "examples"}
-RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "__main__"}
+RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "gallery", "pages", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),
