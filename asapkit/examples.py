@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from asapkit import ct, reports
+from asapkit import ct, formats, reports
 from asapkit.config import Contract
 from asapkit.features import training_rows
 from asapkit.store import Store
 from asapkit.types import Refused, Volume
+
+_STOPS = """
+a an and any are as at be been being but by can could did do does for from had has have he her here him his i if in into is it its may me
+might my no nor not of on or our out over own shall she should so some such than that the their them then there these they this those to too
+under up us very was we were what when where which while who will with would you your
+"""
+STOP_WORDS = frozenset(_STOPS.split())
+"""Words that name nothing to be seen: a sentence of them alone has no place in a scan."""
 
 
 def held_out(store: Store) -> list[str]:
@@ -49,15 +58,34 @@ def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.Data
     )
 
 
+def asked(sentence: str) -> str:
+    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but stop words."""
+    words = re.findall(r"[^\W_]+", sentence.lower())
+    if not words:
+        raise Refused("the sentence is empty; say what to look for, such as: a nodule in the right upper lobe")
+    if STOP_WORDS.issuperset(words):
+        raise Refused("the sentence holds only stop words; say what to look for, such as: a nodule in the right upper lobe")
+    return sentence.strip()
+
+
+def origin(store: Store, id: str) -> tuple[Path, dict]:
+    """The file that a volume was made of, and what was told of it: slope, intercept, spacing_mm.
+
+    Raises: Refused when the file no longer lies where it was.
+    """
+    record = json.loads((store.root / "records" / f"{id}.json").read_text())
+    path = Path(record["scan"]["path"])
+    if not formats.on_disk(path)[0].exists():
+        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    return path, record["source"]
+
+
 def original(store: Store, id: str) -> Volume:
     """The volume as its file holds it, in HU and RAS+, before the contract.
 
     Raises: Refused when the file no longer lies where it was.
     """
-    record = json.loads((store.root / "records" / f"{id}.json").read_text())
-    path, source = Path(record["scan"]["path"]), record["source"]
-    if not path.exists():
-        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    path, source = origin(store, id)
     spacing_mm = tuple(source["spacing_mm"]) if source["spacing_mm"] else None
     return ct.read(path, slope=source["slope"], intercept=source["intercept"], spacing_mm=spacing_mm)
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import asapkit
 from asapkit import analysis, viewer
 from asapkit.config import Config
 from asapkit.types import FINDINGS, ORGANS, Refused
 
 CONFIG = Config.at("toy")
-MANIFEST = Path(viewer.__file__).with_name("napari.yaml")
+MANIFEST = Path(asapkit.__file__).with_name("napari.yaml")
 SENTENCE = "There is a nodule in the right upper lobe."
 
 
