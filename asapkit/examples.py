@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,19 @@ under up us very was we were what when where which while who will with would you
 """
 STOP_WORDS = frozenset(_STOPS.split())
 """Words that name nothing to be seen: a sentence of them alone has no place in a scan."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What an encoder is given of one volume, in the manner of a store of one: HU (X, Y, Z), its affine, the shape it was cropped from."""
+
+    hu: np.ndarray
+    affine: np.ndarray
+    shape: tuple[int, int, int]
+    contract: Contract
+
+    def cropped(self, id: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.hu, self.affine
 
 
 def held_out(store: Store) -> list[str]:
@@ -90,7 +104,7 @@ def original(store: Store, id: str) -> Volume:
     return ct.read(path, slope=source["slope"], intercept=source["intercept"], spacing_mm=spacing_mm)
 
 
-def image(store: Store, id: str):
+def image(store: Store | Field, id: str):
     """Network input (1, 1, X, Y, Z) of a volume, centre crop, nothing random."""
     import torch
 
@@ -99,7 +113,7 @@ def image(store: Store, id: str):
     return torch.from_numpy(scale_hu(store.cropped(id)[0], store.contract.window_hu))[None, None]
 
 
-def tokens(encoders: dict, store: Store, ids: list[str]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+def tokens(encoders: dict, store: Store | Field, ids: list[str]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
     """Patch tokens (N, D) of every encoder and volume, and which patches hold body (N,)."""
     import torch
 
@@ -120,7 +134,7 @@ def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[n
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
 
 
-def looked_at(encoder, store: Store, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
+def looked_at(encoder, store: Store | Field, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
     """How much a patch of a volume looks at every patch, (heads, N): the encoder's `attention`.
 
     Raises: Refused for an encoder that has none; IndexError for a patch or layer that is not there.

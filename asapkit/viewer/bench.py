@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asapkit import analysis, examples, look
+from asapkit.examples import Field
 from asapkit.types import Refused
 from asapkit.viewer import sources
 from asapkit.viewer.layers import Layer, attention_layers, colour_layers, layers, sentence_layers
-from asapkit.viewer.sources import DIMMED, Field, Run, Scanned, Stored
+from asapkit.viewer.sources import DIMMED, Run, Scanned, Stored
 
 if TYPE_CHECKING:
     import napari.components

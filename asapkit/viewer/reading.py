@@ -24,9 +24,7 @@ def reader(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]] | 
 
 
 def _known(path: Path) -> bool:
-    return (
-        sources.is_store(path) or (path.suffix == ".b2nd" and sources.is_store(path.parent.parent)) or sources.is_run(path) or sources.is_scan(path)
-    )
+    return sources.is_store(path) or sources.is_stored(path) or sources.is_run(path) or sources.is_scan(path)
 
 
 def read(path: str | list[str]) -> list[Layer]:

@@ -6,30 +6,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from asapkit import batch, chest, ct, examples, formats, look, reports
 from asapkit import store as stores
 from asapkit.config import Contract
+from asapkit.examples import Field
 from asapkit.store import Store
 from asapkit.types import Refused, Volume
 from asapkit.viewer.layers import Layer, volume_layers
 
 SCANS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip")
 DIMMED = 1.7  # how far the CT's window is stretched where colours lie on it
-
-
-@dataclass(frozen=True)
-class Field:
-    """What an encoder is given of one volume, in the manner of a store of one: HU (X, Y, Z), its affine, the shape it was cropped from."""
-
-    hu: np.ndarray
-    affine: np.ndarray
-    shape: tuple[int, int, int]
-    contract: Contract
-
-    def cropped(self, id: str) -> tuple[np.ndarray, np.ndarray]:
-        return self.hu, self.affine
 
 
 @dataclass(frozen=True)
@@ -138,6 +124,11 @@ def is_store(path: Path) -> bool:
     return (path / "preprocess.json").is_file()
 
 
+def is_stored(path: Path) -> bool:
+    """A volume of a store: <store>/ct/<id>.b2nd."""
+    return path.suffix == ".b2nd" and is_store(path.parent.parent)
+
+
 def is_run(path: Path) -> bool:
     return (path / "method.json").is_file() and (path / "config.json").is_file()
 
@@ -171,7 +162,7 @@ def opened(path: str | Path, id: str = "") -> Stored | Scanned:
     path = Path(path)
     if is_store(path):
         return stored(path, id)
-    if path.suffix == ".b2nd" and is_store(path.parent.parent):
+    if is_stored(path):
         return stored(path.parent.parent, path.stem)
     if is_run(path):
         return stored(store_of(path), id)
