@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ import nibabel
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from scipy.spatial import ConvexHull
 
 import asapkit
 from asapkit import analysis, ct, examples, planes, viewer
 from asapkit.config import Config
 from asapkit.types import FINDINGS, ORGANS, Refused
 from asapkit.viewer import sources
+from asapkit.viewer.straight import straightened
 
 CONFIG = Config.at("toy")
 MANIFEST = Path(asapkit.__file__).with_name("napari.yaml")
@@ -177,6 +180,57 @@ def test_a_world_point_is_the_same_voxel_in_every_layer_of_every_view(run):
                 at = tuple(np.floor(np.array(layer.world_to_data(point[::-1])) + 0.5).astype(int))
                 expected = hu[voxel] if layer.name == "CT, HU" else colours[place] if layer.rgb else values[np.ravel_multi_index(place, grid)]
                 assert np.allclose(layer.data[at], expected), layer.name
+
+
+def test_a_scan_that_lies_askew_is_shown_straight_with_every_overlay_in_its_place():
+    """A block of bright voxels and the patch over it, tilted about two axes: where CT, map and frames say it is, is where it is."""
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine, grid, patch = np.eye(4), (5, 6, 4), (4, 4, 4)
+    affine[:3, :3] = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ np.diag([2.0, 3.0, 4.0])
+    affine[:3, 3] = (-20, 30, 7)
+    best, hu = (3, 2, 1), np.full((20, 24, 16), -1000, np.int16)
+    hu[12:16, 8:12, 4:8] = 500
+    values = np.zeros(grid, np.float32)
+    values[best] = 1
+    described = viewer.volume_layers(hu, affine, organs=(hu > 0).astype(np.uint8))
+    described += viewer.sentence_layers(values.ravel(), affine, grid=grid, patch=patch, k=1, sentence="x")
+    described += viewer.colour_layers(np.repeat(values[..., None], 3, -1), affine, patch=patch, name="colours")
+    triple = viewer.Triple(viewer.layers(straightened(described)))
+    rng = np.random.default_rng(4)
+    for view in triple.views.values():
+        for layer in view.layers:
+            turn = layer._transforms[1:].simplified.linear_matrix
+            assert np.allclose(turn, np.diag(np.diag(turn))), f"napari would draw {layer.name} without its tilt"
+        for voxel in rng.uniform((0, 0, 0), (19, 23, 15), (300, 3)):
+            inside = np.abs((voxel - (13.5, 9.5, 5.5)) / 2)
+            if 0.75 < inside.max() < 1.25:
+                continue  # an edge: grids round it
+            point = (affine @ [*voxel, 1])[2::-1]
+            for name, high in (("CT, HU (straightened)", 400), ("organs", 1), ("similarity: x", 0.9), ("colours", 0.9)):
+                layer = view.layers[name]
+                at = tuple(np.floor(np.array(layer.world_to_data(point))[:3] + 0.5).astype(int))
+                assert (np.max(layer.data[at]) >= high) == (inside.max() < 1), (name, voxel)
+    block = np.array(list(itertools.product((11.5, 15.5), (7.5, 11.5), (3.5, 7.5)))) @ affine[:3, :3].T + affine[:3, 3]
+    for plane, view in triple.views.items():
+        fixed = 2 - planes.PLANES[plane][0]
+        frames = view.layers["top 1 patches"]
+        corners = [np.array([frames.data_to_world(tuple(corner)) for corner in one]) for one in frames.data]
+        assert (frames.face_color[:, 3] == 0).all() and (frames.edge_color == 1).all()
+        assert len(corners) > 4 and all(np.ptp(one[:, fixed]) < 1e-6 for one in corners) and len(frames.features) == len(corners)
+        assert all(_inside(block, one[:, ::-1]) for one in corners)
+        low, high = block[:, 2 - fixed].min(), block[:, 2 - fixed].max()
+        assert min(one[0, fixed] for one in corners) < low + 4 and max(one[0, fixed] for one in corners) > high - 4
+
+
+def _inside(block, points):
+    """Whether points lie in the block, give or take what napari's single precision loses."""
+    hull = ConvexHull(block)
+    return (points @ hull.equations[:, :3].T + hull.equations[:, 3] < 1e-3).all()
+
+
+def test_a_scan_that_lies_straight_is_left_alone():
+    described = viewer.volume_layers(np.zeros((6, 5, 4), np.int16), np.diag([2.0, 3.0, 5.0, 1.0]))
+    assert straightened(described)[0][0] is described[0][0]
 
 
 def test_three_planes_follow_one_crosshair_both_ways(store):

@@ -18,6 +18,7 @@ from asapkit.types import Refused
 from asapkit.viewer import sources
 from asapkit.viewer.layers import Layer, attention_layers, colour_layers, layers, sentence_layers
 from asapkit.viewer.sources import DIMMED, Run, Scanned, Stored
+from asapkit.viewer.straight import straightened
 
 if TYPE_CHECKING:
     import napari.components
@@ -193,4 +194,4 @@ class Bench:
         for layer in self.viewer.layers:
             if layer.metadata.get("role") in OVERLAYS:
                 layer.visible = False
-        layers(described, viewer=self.viewer)
+        layers(straightened(described), viewer=self.viewer)

@@ -18,7 +18,8 @@ from asapkit.types import ORGANS
 if TYPE_CHECKING:
     import napari.components
 
-Layer = tuple[np.ndarray, dict, str]
+Layer = tuple[np.ndarray | list[np.ndarray], dict, str]
+"""data, settings, kind: what napari calls a layer data tuple."""
 Grid = tuple[int, int, int]
 UNITS, AXES = ("mm",) * 3, ("z", "y", "x")
 SPOT = {"name": "spot", "colors": overlays.SPOT(np.linspace(0, 1, 64))}

@@ -13,6 +13,7 @@ from asapkit.examples import Field
 from asapkit.store import Store
 from asapkit.types import Refused, Volume
 from asapkit.viewer.layers import Layer, volume_layers
+from asapkit.viewer.straight import straightened
 
 SCANS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip")
 DIMMED = 1.7  # how far the CT's window is stretched where colours lie on it
@@ -45,7 +46,7 @@ class Stored:
             rows = store.instances[store.instances["id"] == id]
             names = {int(b): f"{f}, {s}" if s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
         told = {"names": names, "metadata": {"store": str(store.root), "id": id}, "dim": dim}
-        return volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), **told)
+        return straightened(volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), **told))
 
     def field(self, contract: Contract, *, run: str) -> Field:
         """Raises: Refused, naming what differs, for a run of another contract than the store's."""
@@ -80,7 +81,7 @@ class Scanned:
         return []
 
     def layers(self, *, dim: float = 1.0) -> list[Layer]:
-        return volume_layers(self.volume.array, self.volume.affine, metadata={"scan": str(self.path)}, dim=dim)
+        return straightened(volume_layers(self.volume.array, self.volume.affine, metadata={"scan": str(self.path)}, dim=dim))
 
     def field(self, contract: Contract, *, run: str) -> Field:
         """The scan as the run's contract makes it.  Raises: Refused for values that are not HU."""

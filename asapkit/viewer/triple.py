@@ -162,12 +162,22 @@ def twin(layer: napari.layers.Layer, plane: str) -> napari.layers.Layer:
     data, settings, kind = layer.as_layer_data_tuple()
     data = layer.metadata.get("frames", {}).get(plane, data)
     if kind == "shapes":
-        settings = {key: value for key, value in settings.items() if key not in ("z_index", "features")} | {"features": layer.features.copy()}
-        settings["text"] = {**settings["text"], "translation": inward(plane)}
+        settings = {key: value for key, value in settings.items() if key not in ("z_index", "features")}
+        for each in ("shape_type", "edge_color", "face_color", "edge_width"):  # one value for all: planes differ in how many frames there are
+            settings[each] = settings[each][0] if len(settings[each]) else settings[each]
+        text = dict(settings["text"]) | {"translation": inward(plane) * -settings["text"]["translation"].sum()}
+        settings |= {"features": features_in(layer, plane), "text": text}
     made = Made.create(data, settings, kind)
     if kind == "labels":
         made.contour = layer.contour
     return made
+
+
+def features_in(layer: napari.layers.Layer, plane: str):
+    """The rows of a frames layer's table that belong to its frames in a plane."""
+    if "owners" not in layer.metadata:
+        return layer.features.copy()
+    return {name: np.asarray(column)[layer.metadata["owners"][plane]] for name, column in layer.metadata["features"].items()}
 
 
 def link(layers: tuple[napari.layers.Layer, ...]) -> None:
