@@ -493,7 +493,7 @@ PANEL = """
 import napari
 from pathlib import Path
 from asapkit import store, viewer
-from asapkit.viewer.panel import of
+from asapkit.viewer import window as window_module
 stored, runs, broken, shot = (Path(p) for p in {paths!r})
 window = napari.Viewer()
 window.window.resize(1000, 700)
@@ -530,6 +530,12 @@ panel.ask({sentence!r})
 panel.target.value = shot.with_suffix(".nii.gz")
 panel.export.changed.emit(True)
 assert shot.with_suffix(".nii.gz").is_file(), panel.message.value
+sides = next(held for name, held in window.window.dock_widgets.items() if name.startswith("coronal"))
+assert viewer.three_planes(window) is viewer.three_planes(window) and "crosshair" in window.layers
+window.window.remove_dock_widget(sides)
+window_module._settle()
+assert "crosshair" not in window.layers
+assert "crosshair" in viewer.three_planes(window).main.layers
 window.close()
 viewer.screenshot(opened, path=shot, run=runs / "asap", sentence={sentence!r}, size=(700, 1100))
 """

@@ -14,10 +14,11 @@ import numpy as np
 
 from asapkit import analysis, examples, look
 from asapkit.examples import Field
+from asapkit.planes import WINDOWS
 from asapkit.types import Refused
 from asapkit.viewer import sources
 from asapkit.viewer.layers import Layer, attention_layers, colour_layers, layers, sentence_layers
-from asapkit.viewer.sources import DIMMED, Run, Scanned, Stored
+from asapkit.viewer.sources import Run, Scanned, Stored
 from asapkit.viewer.straight import straightened
 
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 
 VOLUME = ("ct", "organs", "truth")
 OVERLAYS = ("sentence", "colours", "attention")
+
+
+DIMMED = 1.7  # how far the CT's window is stretched upwards where colours lie on it
+
+
+def dimmed(window_hu: tuple[float, float]) -> tuple[float, float]:
+    """The window in which white becomes grey."""
+    low, high = window_hu
+    return low, low + DIMMED * (high - low)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Bench:
             self.show(sources.stored(self._volume.store, id))
 
     def show(self, volume: Stored | Scanned) -> None:
-        described = volume.layers(dim=DIMMED if self.run else 1.0)  # read first: what is shown stays where it cannot be read
+        described = volume.layers()  # read first: what is shown stays where it cannot be read
         self._take(volume)
         self._clear(VOLUME + OVERLAYS)
         layers(described, viewer=self.viewer)
@@ -194,4 +204,6 @@ class Bench:
         for layer in self.viewer.layers:
             if layer.metadata.get("role") in OVERLAYS:
                 layer.visible = False
+            elif layer.metadata.get("role") == "ct" and tuple(layer.contrast_limits) == WINDOWS["lung"]:
+                layer.contrast_limits = dimmed(WINDOWS["lung"])
         layers(straightened(described), viewer=self.viewer)

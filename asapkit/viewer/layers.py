@@ -44,14 +44,11 @@ def zyx(array: np.ndarray) -> np.ndarray:
 
 def volume_layers(
     ct: np.ndarray, affine: np.ndarray, *, organs: np.ndarray | None = None, truth: np.ndarray | None = None,
-    names: Mapping[int, str] | None = None, metadata: Mapping | None = None, dim: float = 1.0,
+    names: Mapping[int, str] | None = None, metadata: Mapping | None = None,
 ) -> list[Layer]:  # fmt: skip
-    """CT in HU, organ outlines by name, and the truth's instances (bits) as outlines.
-
-    `dim` darkens the CT (white becomes grey), so that colours stand out on it.
-    """
-    where, (low, high) = placed(affine), planes.WINDOWS["lung"]
-    look = {"name": "CT, HU", "colormap": "gray", "contrast_limits": (low, low + dim * (high - low)), "interpolation2d": "cubic"}
+    """CT in HU, organ outlines by name, and the truth's instances (bits) as outlines."""
+    where = placed(affine)
+    look = {"name": "CT, HU", "colormap": "gray", "contrast_limits": planes.WINDOWS["lung"], "interpolation2d": "cubic"}
     made: list[Layer] = [(zyx(ct), where | look | {"metadata": {"role": "ct", **(metadata or {})}}, "image")]
     if organs is not None:
         colours = {None: "transparent", 0: "transparent"} | {i + 1: c for i, c in enumerate(drawing.ORGANS)}
@@ -149,7 +146,7 @@ def sentence_layers(
     middle = float(np.nanmedian(similarity))
     limits = middle, max(float(np.nanmax(similarity)), middle + 1e-6)
     field = zyx(np.asarray(similarity, np.float32).reshape(grid))
-    look = {"name": f"similarity: {sentence}", "colormap": SPOT, "interpolation2d": "nearest"}
+    look = {"name": f"similarity: {sentence}", "colormap": SPOT, "opacity": 0.65, "interpolation2d": "nearest"}
     points = {"face_color": "transparent", "border_color": "white", "size": 2.0, "visible": False, "metadata": {"role": "sentence"}}
     flat = {"scale": np.ones(3), "affine": np.eye(4), "units": UNITS, "axis_labels": AXES}
     named = {"name": f"top {len(top)} patches", "colour": "white", "role": "sentence", "features": told | {"label": said}, "text": "{label}"}
@@ -165,7 +162,7 @@ def attention_layers(attention: np.ndarray, affine: np.ndarray, *, grid: Grid, p
     where = placed(_on_patches(patch, affine))
     field = zyx(np.asarray(attention, np.float32).reshape(grid))
     limits = 0.0, max(float(np.percentile(attention, 99.5)), 1e-9)
-    look = {"name": f"attention: {name}", "colormap": COOL, "interpolation2d": "nearest"}
+    look = {"name": f"attention: {name}", "colormap": COOL, "opacity": 0.65, "interpolation2d": "nearest"}
     centre = analysis.patch_centres_mm(grid, patch, affine)[[asked]]
     told = {"patch": [asked]} | dict(zip(("x_mm", "y_mm", "z_mm"), centre.T, strict=True))
     return [

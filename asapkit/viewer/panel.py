@@ -11,6 +11,7 @@ from pathlib import Path
 from weakref import ref
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label, LineEdit, PushButton, Select
+from qtpy.QtCore import Qt
 
 from asapkit.types import Refused
 from asapkit.viewer import sources, window
@@ -61,7 +62,9 @@ class Panel(Container):
             self.attend, self.planes, self.target, self.export, self.message,
         ])  # fmt: skip
         self.message.native.setWordWrap(True)
-        self.said.native.setMinimumHeight(120)
+        self.said.native.setMinimumHeight(180)
+        self.said.native.setWordWrap(True)  # a report's sentences are longer than the panel is wide
+        self.said.native.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._busy = False
         self._wire(viewer)
         OPEN.append(ref(self))
@@ -143,6 +146,7 @@ class Panel(Container):
 
     def _say(self, sentence: str) -> None:
         self.typed.value = sentence
+        self.typed.native.setCursorPosition(0)  # its beginning is what tells it apart
         self._do(self._find)
 
     def ask(self, sentence: str) -> None:

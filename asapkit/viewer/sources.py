@@ -16,7 +16,6 @@ from asapkit.viewer.layers import Layer, volume_layers
 from asapkit.viewer.straight import straightened
 
 SCANS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip")
-DIMMED = 1.7  # how far the CT's window is stretched where colours lie on it
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class Stored:
         row = self.store.table.loc[self.id]
         return [said for section in ("findings", "impression") for said in reports.split(row[section])]
 
-    def layers(self, *, dim: float = 1.0) -> list[Layer]:
+    def layers(self) -> list[Layer]:
         """The full field at the contract's spacing: CT, organs, and the truth's instances by name.  Raises: Refused for an unknown volume."""
         store, id, names = self.store, self.id, None
         if store.instances is not None:
             rows = store.instances[store.instances["id"] == id]
             names = {int(b): f"{f}, {s}" if s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
-        told = {"names": names, "metadata": {"store": str(store.root), "id": id}, "dim": dim}
+        told = {"names": names, "metadata": {"store": str(store.root), "id": id}}
         return straightened(volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), **told))
 
     def field(self, contract: Contract, *, run: str) -> Field:
@@ -80,8 +79,8 @@ class Scanned:
     def sentences(self) -> list[str]:
         return []
 
-    def layers(self, *, dim: float = 1.0) -> list[Layer]:
-        return straightened(volume_layers(self.volume.array, self.volume.affine, metadata={"scan": str(self.path)}, dim=dim))
+    def layers(self) -> list[Layer]:
+        return straightened(volume_layers(self.volume.array, self.volume.affine, metadata={"scan": str(self.path)}))
 
     def field(self, contract: Contract, *, run: str) -> Field:
         """The scan as the run's contract makes it.  Raises: Refused for values that are not HU."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROBE = "from qtpy.QtGui import QGuiApplication; QGuiApplication([])"
 SIDES = "coronal and sagittal"
+PANEL_WIDTH, LISTS_WIDTH = 300, 310  # pixels; of the rest the axial canvas gets three fifths
 _PLANES: WeakKeyDictionary = WeakKeyDictionary()  # Qt window -> its Triple
 
 
@@ -87,7 +88,9 @@ def _furnish(viewer, prepared: tuple, *, sentence: str | None) -> Triple:
     if run is not None:
         panel.take_run(run.path)
     triple = three_planes(viewer)
-    _beside(viewer.window, viewer.window.add_dock_widget(panel, name="asapkit", area="right"))
+    dock = viewer.window.add_dock_widget(panel, name="asapkit", area="right")
+    _settle()  # sizes are known from here on
+    _beside(viewer.window, dock)
     if sentence is not None:
         panel.ask(sentence)
     return triple
@@ -110,7 +113,7 @@ def three_planes(viewer) -> Triple:
         side.setAcceptDrops(False)  # what is dropped belongs into the main canvas
         side.dims.hide()
         splitter.addWidget(side)
-    splitter.setMinimumWidth(360)
+    splitter.setMinimumWidth(300)
     dock = window.add_dock_widget(splitter, name=SIDES, area="right", add_vertical_stretch=False)
     dock.destroyed.connect(lambda: _PLANES.pop(window, None) and triple.close())
     return triple
@@ -126,7 +129,8 @@ def _beside(window, panel) -> None:
         frame = frame.parent()
     for sides in [dock for dock in frame.findChildren(QDockWidget) if dock.objectName() == SIDES]:
         frame.splitDockWidget(sides, panel, Qt.Orientation.Horizontal)
-        frame.resizeDocks([sides, panel], [430, 260], Qt.Orientation.Horizontal)
+        free = frame.width() - PANEL_WIDTH - LISTS_WIDTH
+        frame.resizeDocks([sides, panel], [int(0.4 * free), PANEL_WIDTH], Qt.Orientation.Horizontal)
 
 
 def _settle() -> None:
