@@ -166,7 +166,7 @@ class Panel(Container):
         asked = self.bench.patch_at_crosshair() if self.patch.value == CROSSHAIR else self.bench.patch_asked()
         layer = -1 if self.layer.value == LAST else int(self.layer.value) - 1
         head = None if self.head.value == MEAN else int(self.head.value) - 1
-        return f"attention of patch {self.bench.attend(patch=asked, layer=layer, head=head)}"
+        return f"attention of patch {self.bench.attend(patch=asked, layer=layer, head=head)} (outlined)"
 
     def _moved(self, event) -> None:
         if self.follow.value and self.patch.value == CROSSHAIR and self.bench.run is not None and self.bench.volume is not None:

@@ -50,14 +50,14 @@ class Triple:
         self.fit()
 
     def close(self) -> None:
-        """Unlinks everything; the main viewer keeps its layers, the crosshair goes."""
+        """Unlinks everything. The main viewer keeps its layers but the crosshair; those of the other two stay, since Qt may be ending with them."""
         for event, call in (("inserted", self._inserted), ("removed", self._removed), ("reordered", self._reorder)):
             getattr(self.main.layers.events, event).disconnect(call)
         for view in self.views.values():
             view.dims.events.point.disconnect(self._moved)
             view.mouse_drag_callbacks.remove(clicked)
         for layer in list(self._twins):
-            self._forget(layer)
+            self._unlink(layer)
         if CROSSHAIR in self.main.layers:
             self.main.layers.remove(CROSSHAIR)
 
@@ -68,14 +68,17 @@ class Triple:
         link((layer, *self._twins[layer].values()))
         layer.events.data.connect(self._changed)
 
-    def _forget(self, layer: napari.layers.Layer) -> None:
+    def _unlink(self, layer: napari.layers.Layer) -> dict[str, napari.layers.Layer]:
         from napari.experimental import unlink_layers
 
         twins = self._twins.pop(layer, {})
         if twins:
             layer.events.data.disconnect(self._changed)
             unlink_layers((layer, *twins.values()))
-        for name, one in twins.items():
+        return twins
+
+    def _forget(self, layer: napari.layers.Layer) -> None:
+        for name, one in self._unlink(layer).items():
             self.sides[name].layers.remove(one)
 
     def _inserted(self, event) -> None:
@@ -130,7 +133,9 @@ class Triple:
         where = {"scale": (1, 1, 1), "units": UNITS, "axis_labels": AXES}
         look = {"edge_color": "#FFD23F", "edge_width": 0.7, "vector_style": "line", "opacity": 0.55, "metadata": {"role": CROSSHAIR}}
         lines = cross(self.main.dims.point, self.main.dims.range)
+        active = self.main.layers.selection.active
         layer = self.main.add_layer(Vectors(lines, ndim=3, name=CROSSHAIR, **where, **look))
+        self.main.layers.selection.active = active  # the controls stay those of what is looked at
         if layer not in self._twins:
             self._add(layer)
 

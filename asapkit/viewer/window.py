@@ -103,9 +103,9 @@ def three_planes(viewer) -> Triple:
     from qtpy.QtWidgets import QSplitter
 
     window = viewer.window
-    held = _PLANES.get(window)
-    if held is not None:
-        return held
+    if window in _PLANES and SIDES in window.dock_widgets:
+        return _PLANES[window]
+    _unlink(window)
     triple = _PLANES[window] = Triple(viewer)
     splitter = QSplitter(Qt.Orientation.Vertical)
     for model in triple.sides.values():
@@ -115,8 +115,14 @@ def three_planes(viewer) -> Triple:
         splitter.addWidget(side)
     splitter.setMinimumWidth(300)
     dock = window.add_dock_widget(splitter, name=SIDES, area="right", add_vertical_stretch=False)
-    dock.destroyed.connect(lambda: _PLANES.pop(window, None) and triple.close())
+    dock.destroyed.connect(lambda: _PLANES.get(window) is triple and _unlink(window))
     return triple
+
+
+def _unlink(window) -> None:
+    """After the dock of the further planes was closed."""
+    if window in _PLANES:
+        _PLANES.pop(window).close()
 
 
 def _beside(window, panel) -> None:
