@@ -88,7 +88,9 @@ def _data_commands(command) -> None:
         _argument("--scheduler", metavar="ADDRESS", help="an existing Dask cluster, tcp://host:port"),
     )  # fmt: skip
     command(
-        view, "open a volume of a store in napari", _argument("store", metavar="STORE", type=Path), _argument("volume", metavar="VOLUME"),
+        view, "open a volume in napari, in three planes, with what a run makes of it",
+        _argument("data", metavar="DATA", type=Path, help="a store, a run folder (the store that it was trained on) or a scan"),
+        _argument("volume", metavar="VOLUME", nargs="?", default="", help="of a store (default: its first)"),
         _argument("--run", type=Path), _argument("--sentence", help="show its patches (needs --run)"),
     )  # fmt: skip
 
@@ -257,11 +259,11 @@ def gallery(options) -> int:
 
 
 def view(options) -> int:
-    if options.sentence and not options.run:
+    if options.sentence and not options.run and not (options.data / "method.json").is_file():
         raise ValueError("--sentence needs --run, the run folder of the method that matches it")
-    from asapkit import store, viewer
+    from asapkit import viewer
 
-    viewer.show(store.open(options.store), options.volume, run=options.run, sentence=options.sentence)
+    viewer.show(options.data, options.volume, run=options.run, sentence=options.sentence)
     return GOOD
 
 

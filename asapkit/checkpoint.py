@@ -135,6 +135,19 @@ def settings(run: Path) -> tuple[Config, dict]:
         raise Refused(f"{run / 'method.json'}: damaged ({error}); take it from a copy, or train again") from error
 
 
+def record_store(run: Path, store: Path) -> None:
+    """Writes data.json: where the store of a training lies, seen from the run's folder, so that both may move together."""
+    (Path(run) / "data.json").write_text(json.dumps({"store": os.path.relpath(Path(store).absolute(), Path(run).absolute())}) + "\n")
+
+
+def trained_on(run: Path) -> Path | None:
+    """Where a run says that its store lies; None where it does not say. Nothing is looked for there."""
+    try:
+        return Path(os.path.normpath(Path(run).absolute() / json.loads((Path(run) / "data.json").read_text())["store"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def load_method(run: Path) -> nn.Module:
     """The trained method of a run folder, in eval mode on the CPU."""
     run = Path(run)

@@ -1,8 +1,8 @@
 """One loop for every recipe: weights x losses, step, history, checkpoint, exact resume. Distribution, precision and accumulation live only here.
 
 `pretrain(store, run, recipe="asap", config=...)` trains in this process (CPU, one GPU) or in each process that `torchrun` or
-`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, weights.safetensors, state.pt, history.csv,
-status.json, tensorboard files.
+`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, data.json (where its store lies),
+weights.safetensors, state.pt, history.csv, status.json, tensorboard files.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def pretrain(
     optimizer = make_optimizer(method, config)
     said = {"recipe": recipe, "options": options or {}, "weights": weights} | ({} if init is None else {"init": str(init)})
     state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        checkpoint.record_store(run, store.root)
     history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)
     if start >= config.steps:

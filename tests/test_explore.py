@@ -363,11 +363,11 @@ def test_an_unknown_volume_is_named_inside_the_widgets(store, method):
 def test_a_sentence_of_stop_words_or_punctuation_is_told_what_it_lacks(store, method, empty):
     widget = explore.sentence_explorer(method, store, id=store.ids[0], sentence=FREE)
     classed(widget, "typed")[0].value = empty
-    assert "no word to look for" in said(widget)
+    assert "only stop words" in said(widget)
     assert classed(widget, "patches")[0].options == ()
     classed(widget, "typed")[0].value = FREE
     assert "no word" not in said(widget) and classed(widget, "patches")[0].options
-    with pytest.raises(Refused, match="no word to look for"):
+    with pytest.raises(Refused, match="only stop words"):
         explore.sentence_view(method, store, store.ids[0], sentence=empty)
 
 

@@ -199,7 +199,7 @@ def test_a_sentence_moves_the_patches_and_a_slider_the_slice(lab, pictures):
     browser.screenshot(driver, pictures / "lab_4_clicked.png")
 
     explorer.say("of the and")
-    browser.until(lambda: "no word to look for" in explorer.output.text, seconds=CHANGE_SECONDS, what="why nothing is found")
+    browser.until(lambda: "only stop words" in explorer.output.text, seconds=CHANGE_SECONDS, what="why nothing is found")
     browser.screenshot(driver, pictures / "lab_5_refused.png")
     assert not browser.errors(driver)
     assert not browser.leaving(browser.requested(driver), server=address)

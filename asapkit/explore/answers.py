@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from asapkit import examples
 from asapkit.analysis import patch_centres_mm, top_patches
 from asapkit.explore.sheet import Crop, crop_of
 from asapkit.types import ORGANS, Refused
@@ -103,14 +104,12 @@ class Answers:
         """
         import torch
 
-        from asapkit import reports
         from asapkit.features import patch_of
 
-        if not reports.telling_words(sentence):
-            raise Refused("this sentence holds no word to look for; name a finding or a place, such as: nodule in the right upper lobe")
+        sentence = examples.asked(sentence)
         crop, scene = self._features(id)
         with torch.inference_mode():
-            similarity, budget = self.method.match(scene.aligned.float(), [sentence.strip()])
+            similarity, budget = self.method.match(scene.aligned.float(), [sentence])
         similarity, selected = similarity[0].float().numpy().copy(), int(budget[0])
         seen = np.where(scene.in_body, similarity, np.nan)
         if not scene.in_body.any():
