@@ -9,7 +9,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
 # files are UTF-8 whatever the locale says
 export PYTHONUTF8 := 1
-.PHONY: help setup demo test check lab figures notebooks evidence bench clean
+.PHONY: help setup demo test check lab figures notebooks gallery evidence bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -46,6 +46,9 @@ figures: setup  ## the only writer of the committed figures/ (scale small, the d
 
 notebooks: setup  ## every notebook, executed, as HTML in build/
 	$(BIN)/asapkit run $(NOTEBOOKS) --out build --set scale=small
+
+gallery: notebooks  ## build/gallery/index.html: the executed notebooks as a website that needs no network
+	$(BIN)/asapkit gallery build build/gallery
 
 evidence: setup  ## the measured claims: up to three hours on two cores, resumable
 	$(BIN)/python -m benchmarks.evidence

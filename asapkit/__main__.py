@@ -88,7 +88,9 @@ def _data_commands(command) -> None:
         _argument("--scheduler", metavar="ADDRESS", help="an existing Dask cluster, tcp://host:port"),
     )  # fmt: skip
     command(
-        view, "open a volume of a store in napari", _argument("store", metavar="STORE", type=Path), _argument("volume", metavar="VOLUME"),
+        view, "open a volume in napari, in three planes, with what a run makes of it",
+        _argument("data", metavar="DATA", type=Path, help="a store, a run folder (the store that it was trained on) or a scan"),
+        _argument("volume", metavar="VOLUME", nargs="?", default="", help="of a store (default: its first)"),
         _argument("--run", type=Path), _argument("--sentence", help="show its patches (needs --run)"),
     )  # fmt: skip
 
@@ -104,7 +106,9 @@ def _model_commands(command) -> None:
     command(
         pretrain, "train a recipe on a store", _argument("store", metavar="STORE", type=Path), _argument("run", metavar="RUN", type=Path),
         _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
-        _argument("--resume", action="store_true", help="go on from the last checkpoint"), setting,
+        _argument("--resume", action="store_true", help="go on from the last checkpoint"),
+        _argument("--init", type=Path, metavar="ENCODER", help="run folder or weights file whose encoder is the start (MAE's of ImageNet, say)"),
+        setting,
     )  # fmt: skip
     command(
         evaluate, "score an encoder on downstream tasks", _argument("encoder", metavar="ENCODER", help="run folder, weights file or name"),
@@ -127,6 +131,10 @@ def _model_commands(command) -> None:
         run, "notebooks through papermill, names and types checked first", _argument("notebooks", metavar="NOTEBOOK", type=Path, nargs="+"),
         setting, _argument("--matrix", type=Path, metavar="FILE.yaml", help="name: [values] for every combination, or a list of cells"),
         _argument("--out", type=Path, default=Path("build"), help="default: build"),
+    )  # fmt: skip
+    command(
+        gallery, "executed notebooks as a website in a folder", _argument("folder", metavar="FOLDER", type=Path, help="what asapkit run wrote"),
+        _argument("out", metavar="OUT", type=Path),
     )  # fmt: skip
     command(demo, "the whole job on the phantom", _argument("--out", type=Path, default=Path("demo"), help="default: demo"))
 
@@ -184,7 +192,7 @@ def pretrain(options) -> int:
     config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
     held = store.open(options.store)
     done, began = checkpoint.steps_done(options.run), time.monotonic()
-    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume)
+    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume, init=options.init)
     seconds = time.monotonic() - began
     if int(os.environ.get("RANK", 0)) == 0:
         print(history.tail(1).to_string(index=False))
@@ -243,12 +251,19 @@ def run(options) -> int:
     return UNUSABLE if failed else GOOD
 
 
-def view(options) -> int:
-    if options.sentence and not options.run:
-        raise ValueError("--sentence needs --run, the run folder of the method that matches it")
-    from asapkit import store, viewer
+def gallery(options) -> int:
+    from asapkit import gallery as library
 
-    viewer.show(store.open(options.store), options.volume, run=options.run, sentence=options.sentence)
+    print(library.make(options.folder, out=options.out))
+    return GOOD
+
+
+def view(options) -> int:
+    if options.sentence and not options.run and not (options.data / "method.json").is_file():
+        raise ValueError("--sentence needs --run, the run folder of the method that matches it")
+    from asapkit import viewer
+
+    viewer.show(options.data, options.volume, run=options.run, sentence=options.sentence)
     return GOOD
 
 

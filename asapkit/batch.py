@@ -141,10 +141,9 @@ def pad(rows: list[np.ndarray], *, fill: float = 0, length: int | None = None) -
 def scale_hu(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
     """HU -> float32 in [-1, 1], clipped."""
     low, high = window_hu
-    image = hu.astype(np.float32)
-    image -= np.float32(low)
-    image *= np.float32(2 / (high - low))
-    image -= np.float32(1)
+    image = np.multiply(hu, np.float32(2 / (high - low)), dtype=np.float32)
+    if low != -high:  # a pass over the volume that a symmetric window does not need
+        image -= np.float32((high + low) / (high - low))
     return np.clip(image, -1, 1, out=image)
 
 

@@ -59,7 +59,8 @@ def history(
         ax.remove()
     panels[0, 0].set_ylabel("loss")
     if any(runs):
-        panels[0, 0].legend()
+        drawn = {name: line for ax in page.axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}  # of whichever panels have it
+        panels[0, 0].legend(handles=[drawn[name] for name in runs if name in drawn])
     return page
 
 

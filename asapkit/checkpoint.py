@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from importlib import import_module
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from asapkit.config import Config
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder
+from asapkit.vit3d import Encoder, load_mae_blocks
 
 
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
@@ -27,7 +28,8 @@ def make_method(recipe: str, config: Config, options: dict, *, store=None, vocab
     except ModuleNotFoundError as error:
         raise ValueError(f"unknown recipe {recipe!r}") from error
     try:
-        if vocabulary is None and store is not None and hasattr(module.Method, "frozen") and options.get("fidelity") != "official":
+        has_words = "vocabulary" in inspect.signature(module.Method.__init__).parameters
+        if has_words and vocabulary is None and store is not None and options.get("fidelity") != "official":
             vocabulary = corpus_vocabulary(store, config)
         return module.Method(config, **({} if vocabulary is None else {"vocabulary": vocabulary}), **options)
     except TypeError as error:
@@ -133,6 +135,19 @@ def settings(run: Path) -> tuple[Config, dict]:
         raise Refused(f"{run / 'method.json'}: damaged ({error}); take it from a copy, or train again") from error
 
 
+def record_store(run: Path, store: Path) -> None:
+    """Writes data.json: where the store of a training lies, seen from the run's folder, so that both may move together."""
+    (Path(run) / "data.json").write_text(json.dumps({"store": os.path.relpath(Path(store).absolute(), Path(run).absolute())}) + "\n")
+
+
+def trained_on(run: Path) -> Path | None:
+    """Where a run says that its store lies; None where it does not say. Nothing is looked for there."""
+    try:
+        return Path(os.path.normpath(Path(run).absolute() / json.loads((Path(run) / "data.json").read_text())["store"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def load_method(run: Path) -> nn.Module:
     """The trained method of a run folder, in eval mode on the CPU."""
     run = Path(run)
@@ -185,6 +200,27 @@ def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
     encoder = Encoder(read_config(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
+
+
+def start_from(encoder: nn.Module, source: Path | str) -> str:
+    """Fills an encoder that is about to be trained from `load_encoder(source)`; one line that says what was taken.
+
+    Everything where the two are alike; the blocks and the last norm alone where another patch, grid or stem stands before them, as ImageNet's MAE
+    weights are taken (methods.md E1).
+
+    Raises: Refused where not even the blocks fit.
+    """
+    state, wanted = load_encoder(source).state_dict(), encoder.state_dict()
+    if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
+        encoder.load_state_dict(state)
+        return f"encoder starts from {source}, whole"
+    if not isinstance(encoder, Encoder):
+        raise Refused(f"{source}: its encoder is not of the kind that this recipe trains")
+    try:
+        load_mae_blocks(encoder, state)
+    except ValueError as error:
+        raise Refused(f"{source}: its blocks do not fit this encoder ({error}); choose a scale or settings of the same width and depth") from error
+    return f"encoder starts from {source}: its {len(encoder.blocks)} blocks and last norm; patch embedding, class token and positions begin afresh"
 
 
 def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:

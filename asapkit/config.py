@@ -57,6 +57,7 @@ class Config:
     decoder_heads: int = 16
     stem: str = "linear"  # linear (the paper) | statistics (a small network on each patch's HU histogram beside the linear embedding)
     residual_init: float = 1.0  # factor on the encoder's residual branches at the start; below 1 a shallow budget keeps what the stem says
+    decoder_init: float = 1.0  # factor on the image decoder's residual branches and on its answer at the start: for short trainings
     position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
     text_encoder: str = "minilm"  # minilm (packaged) | a Hugging Face folder or hub name, e.g. microsoft/BiomedVLP-CXR-BERT-specialized
     align_width: int = 768

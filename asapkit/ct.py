@@ -46,7 +46,7 @@ def read(
     path = Path(path)
     raw = formats.load(path, series=series)
     array, affine, warnings = _three_axes(raw, path.name), raw.affine, list(raw.warnings)
-    affine, notes = _spaced(raw, affine, spacing_mm, path.name)
+    affine, notes = spaced(raw, affine, spacing_mm, path.name)
     array, affine = to_ras(array, affine)
     _check_voxels(array, affine, path.name)
     array, more = _to_hu(array, slope, intercept)
@@ -65,7 +65,7 @@ def _three_axes(raw: formats.Raw, name: str) -> np.ndarray:
     return array
 
 
-def _spaced(raw: formats.Raw, affine: np.ndarray, spacing_mm, name: str) -> tuple[np.ndarray, list[str]]:
+def spaced(raw: formats.Raw, affine: np.ndarray, spacing_mm, name: str) -> tuple[np.ndarray, list[str]]:
     """The affine with the table's spacing where the header has none. Raises: Refused for a spacing that is no length."""
     own = np.sqrt((affine[:3, :3] ** 2).sum(0))
     usable = bool(np.isfinite(affine).all() and (own > 1e-3).all())

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -50,14 +50,15 @@ class Plan:
     seeds: int = 5  # of the probes
     workers: int = 2
     methods: tuple[str, ...] = tuple(METHODS)
+    decoder_init: float = 1.0  # the evidence was measured with 1
 
     def config(self, **changes) -> Config:
-        return Config.at(self.scale, **({"steps": self.steps} | changes))
+        return Config.at(self.scale, **({"steps": self.steps, "decoder_init": self.decoder_init} | changes))
 
 
 PLANS = {
     "toy": Plan(scale="toy", volumes=24, steps=4, seeds=2),
-    "small": Plan(),
+    "small": Plan(decoder_init=0.1),
     "base": Plan(scale="base", volumes=64, steps=1000),
 }
 EVIDENCE = Plan(volumes=1000, seed=2, steps=600)
@@ -86,7 +87,7 @@ def ready(out: Path | str, *, scale: str, store: str | Path = "", workers: int =
     if store:
         return stores.open(Path(store))
     plan = plan_of(scale)
-    return data(Path(out) / f"phantom_{scale}", plan=Plan(scale, min(plan.volumes, 48), plan.seed, plan.steps, plan.seeds, workers))
+    return data(Path(out) / f"phantom_{scale}", plan=replace(plan, volumes=min(plan.volumes, 48), workers=workers))
 
 
 def ready_runs(

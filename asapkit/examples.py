@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from asapkit import ct, reports
+from asapkit import ct, formats, reports
 from asapkit.config import Contract
 from asapkit.features import training_rows
 from asapkit.store import Store
 from asapkit.types import Refused, Volume
+
+
+@dataclass(frozen=True)
+class Field:
+    """What an encoder is given of one volume, in the manner of a store of one: HU (X, Y, Z), its affine, the shape it was cropped from."""
+
+    hu: np.ndarray
+    affine: np.ndarray
+    shape: tuple[int, int, int]
+    contract: Contract
+
+    def cropped(self, id: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.hu, self.affine
 
 
 def held_out(store: Store) -> list[str]:
@@ -49,20 +63,38 @@ def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.Data
     )
 
 
+def asked(sentence: str) -> str:
+    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but stop words."""
+    if not any(letter.isalnum() for letter in sentence):
+        raise Refused("the sentence is empty; say what to look for, such as: a nodule in the right upper lobe")
+    if not reports.telling_words(sentence):
+        raise Refused("the sentence holds only stop words; say what to look for, such as: a nodule in the right upper lobe")
+    return sentence.strip()
+
+
+def origin(store: Store, id: str) -> tuple[Path, dict]:
+    """The file that a volume was made of, and what was told of it: slope, intercept, spacing_mm.
+
+    Raises: Refused when the file no longer lies where it was.
+    """
+    record = json.loads((store.root / "records" / f"{id}.json").read_text())
+    path = Path(record["scan"]["path"])
+    if not formats.on_disk(path)[0].exists():
+        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    return path, record["source"]
+
+
 def original(store: Store, id: str) -> Volume:
     """The volume as its file holds it, in HU and RAS+, before the contract.
 
     Raises: Refused when the file no longer lies where it was.
     """
-    record = json.loads((store.root / "records" / f"{id}.json").read_text())
-    path, source = Path(record["scan"]["path"]), record["source"]
-    if not path.exists():
-        raise Refused(f"{path.name}: the original of {id} is not where it was; give its path as `scan`")
+    path, source = origin(store, id)
     spacing_mm = tuple(source["spacing_mm"]) if source["spacing_mm"] else None
     return ct.read(path, slope=source["slope"], intercept=source["intercept"], spacing_mm=spacing_mm)
 
 
-def image(store: Store, id: str):
+def image(store: Store | Field, id: str):
     """Network input (1, 1, X, Y, Z) of a volume, centre crop, nothing random."""
     import torch
 
@@ -71,7 +103,7 @@ def image(store: Store, id: str):
     return torch.from_numpy(scale_hu(store.cropped(id)[0], store.contract.window_hu))[None, None]
 
 
-def tokens(encoders: dict, store: Store, ids: list[str]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+def tokens(encoders: dict, store: Store | Field, ids: list[str]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
     """Patch tokens (N, D) of every encoder and volume, and which patches hold body (N,)."""
     import torch
 
@@ -92,7 +124,7 @@ def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[n
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
 
 
-def looked_at(encoder, store: Store, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
+def looked_at(encoder, store: Store | Field, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
     """How much a patch of a volume looks at every patch, (heads, N): the encoder's `attention`.
 
     Raises: Refused for an encoder that has none; IndexError for a patch or layer that is not there.

@@ -34,8 +34,7 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path, s
     """
     from asapkit import checkpoint
 
-    if not sentence.strip():
-        raise ValueError("the sentence is empty; say what to look for")
+    sentence = examples.asked(sentence)
     method = checkpoint.load_method(Path(run))
     if not hasattr(method, "match"):
         raise ValueError(f"{run}: its recipe aligns no sentences; look needs a run of asap or another recipe with `match`")
@@ -54,7 +53,7 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path, s
     folder.mkdir(parents=True, exist_ok=True)
     picture = _draw(seen, similarity, k, top, sentence=sentence, patch=patch, run=Path(run), out=folder)
     target = folder / "similarity.nii.gz"
-    ct.save(on_scan_grid(similarity.reshape(grid), seen.affine, Path(scan), patch=patch), target)
+    save_map(similarity.reshape(grid), seen.affine, Path(scan), target, patch=patch)
     return Look(picture, target, top, volume.warnings + ((strange,) if strange else ()))
 
 
@@ -78,11 +77,25 @@ def top_table(similarity: np.ndarray, k: int, *, grid: tuple[int, int, int], pat
     return table.assign(similarity=similarity[chosen].astype(float).round(4))
 
 
-def on_scan_grid(field: np.ndarray, affine: np.ndarray, scan: Path, *, patch: tuple[int, int, int]) -> Volume:
-    """A patch map (gx, gy, gz) as a volume with the shape, axis order and affine that the scan has in its file."""
+def save_map(
+    field: np.ndarray, affine: np.ndarray, scan: Path, target: Path, *, patch: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> None:  # fmt: skip
+    """Writes a patch map (gx, gy, gz) as NIfTI on the scan's own voxel grid, NaN where the crop does not reach; see `on_scan_grid`."""
+    ct.save(on_scan_grid(field, affine, scan, patch=patch, spacing_mm=spacing_mm), target)
+
+
+def on_scan_grid(
+    field: np.ndarray, affine: np.ndarray, scan: Path, *, patch: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None = None
+) -> Volume:
+    """A patch map (gx, gy, gz) as a volume with the shape, axis order and affine that the scan has in its file.
+
+    `affine` is that of the crop that the encoder saw; `spacing_mm` what a table said of a scan whose header has no spacing.
+    """
     raw = formats.load(scan)
     shape = tuple(raw.array.shape[:3])
-    return Volume(analysis.to_scan_grid(field, affine, raw.affine, shape=shape, patch=patch), raw.affine)
+    where, _ = ct.spaced(raw, raw.affine, spacing_mm, Path(scan).name)
+    return Volume(analysis.to_scan_grid(field, affine, where, shape=shape, patch=patch), where)
 
 
 def _draw(seen: Volume, similarity, k: int, top: pd.DataFrame, *, sentence: str, patch, run: Path, out: Path) -> Path:

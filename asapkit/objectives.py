@@ -128,3 +128,38 @@ def labels_bce(logits: Float[Tensor, "B F"], labels: Float[Tensor, "B F"]) -> Fl
     known = labels >= 0
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0), reduction="none")
     return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def contrast(logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy between volumes (rows) and reports (columns) of a batch, the mean of both directions.
+
+    `same[i, j]`: volumes i and j share one report; they are no negatives of one another. target: rows and columns pull towards these shares
+    (>= 0, the diagonal above 0), normalised along each direction; without it each volume's own report is the one right answer.
+
+    Source: CLIP's loss, as CT-CLIP, M3D-CLIP, Merlin, HLIP and fVLM use it (methods.md D, E6 to E11).
+    """
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    share = own.float() if target is None else target.float()
+    left_out = same & ~own & (share <= 0)
+    loss = logits.new_zeros((), dtype=torch.float32)
+    for scores, wanted, gone in ((logits.float(), share, left_out), (logits.float().mT, share.mT, left_out.mT)):
+        spread = scores.masked_fill(gone, -math.inf).log_softmax(1).masked_fill(gone, 0.0)
+        loss = loss - 0.5 * (wanted / wanted.sum(1, keepdim=True) * spread).sum(1).mean()
+    return loss
+
+
+def sigmoid_contrast(
+    logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None, weight: Float[Tensor, "B B"] | None = None
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of every pair of volume and report, summed over reports and averaged over volumes.
+
+    `same[i, j]`: one report; such pairs off the diagonal do not count. target: how far a pair matches, [0, 1], default 1 on the diagonal and 0
+    elsewhere. weight: of every pair, default 1.
+
+    Source: SigLIP's loss, as SigVLP and SCALE-VLP use it (methods.md A, B).
+    """
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    wanted = own.float() if target is None else target.float()
+    loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+    counted = (~same | own).float() * (1.0 if weight is None else weight.float())
+    return (loss * counted).sum() / len(logits)

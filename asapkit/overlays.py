@@ -120,6 +120,7 @@ def reconstruction(
             if shown is not None:
                 ct(ax, cut, shown, window)
         cut.show(row[3], off, cmap="magma", vmin=0, vmax=500, interpolation="nearest")
+        _cover(row[3], cut, ~gone)
         _cover(row[1], cut, gone)
         for ax in row:
             frame(ax, cut)

@@ -28,9 +28,18 @@ class Parameter:
     default: Any
     meaning: str = ""
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that a meaning such as `toy | small | base` allows; empty where it is written otherwise."""
+        words = tuple(self.meaning.split(" | "))
+        return words if len(words) > 1 and self.default in words else ()
+
     def value(self, given: Any) -> Any:
-        """`given` as the annotated type. Raises: ValueError naming the parameter, its type and what was given."""
-        return as_type(given, self.annotation, name=self.name)
+        """`given` as the annotated type. Raises: ValueError naming the parameter, its type or choices, and what was given."""
+        value = as_type(given, self.annotation, name=self.name)
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, not {given!r}")
+        return value
 
 
 def read(notebook: Path) -> dict[str, Parameter]:

@@ -23,8 +23,8 @@ from asapkit.config import Contract
 from asapkit.types import FINDINGS, Refused, Scan, Volume
 
 LAYERS = {
-    "ct": {"dtype": "int16", "codec": "LZ4HC", "level": 5, "filter": "BITSHUFFLE"},
-    "organs": {"dtype": "uint8", "codec": "ZSTD", "level": 5, "filter": "SHUFFLE"},
+    "ct": {"dtype": "int16", "codec": "LZ4HC", "level": 5, "filter": "SHUFFLE"},
+    "organs": {"dtype": "uint8", "codec": "ZSTD", "level": 5, "filter": "NOFILTER"},
     "truth": {"dtype": "uint32", "codec": "ZSTD", "level": 5, "filter": "BITSHUFFLE"},
 }
 """Measured on a real chest at base, 240 x 240 x 120 (CPU ms to read / MB): LZ4 9.7 / 7.7, LZ4HC 6.4 / 6.2, ZSTD-3 9.9 / 5.8."""

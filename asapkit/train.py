@@ -1,7 +1,8 @@
 """One loop for every recipe: weights x losses, step, history, checkpoint, exact resume. Distribution, precision and accumulation live only here.
 
 `pretrain(store, run, recipe="asap", config=...)` trains in this process (CPU, one GPU) or in each process that `torchrun` or
-`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, weights.safetensors, state.pt, history.csv, tensorboard files.
+`accelerate.notebook_launcher` started. A run folder holds config.json, method.json, data.json (where its store lies),
+weights.safetensors, state.pt, history.csv, status.json, tensorboard files.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from asapkit import store as stores
 from asapkit.batch import Items, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
+from asapkit.status import recorded
 from asapkit.store import Store
 from asapkit.types import Batch, Refused
 
@@ -42,7 +44,8 @@ def pretrain(
     """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
 
     options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   loaders: processes that read volumes.
-    init: run folder or weights file whose encoder is the start.   resume: go on from the last checkpoint, bit for bit on CPU.
+    init: run folder, or weights file of ours or of another method, whose encoder is the start (`checkpoint.start_from`).
+    resume: go on from the last checkpoint, bit for bit on CPU.
     Raises: Refused for a store of another contract, a run folder that holds another configuration, or a loss that is not finite (naming the volumes).
     """
     run = Path(run)
@@ -56,11 +59,13 @@ def pretrain(
     torch.manual_seed(config.seed)
     method = checkpoint.make_method(recipe, config, options or {}, store=store).to(accelerator.device)
     if init is not None:
-        method.encoder.load_state_dict(checkpoint.load_encoder(init).state_dict())
+        log.info(checkpoint.start_from(method.encoder, init))
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
-    said = {"recipe": recipe, "options": options or {}, "weights": weights}
+    said = {"recipe": recipe, "options": options or {}, "weights": weights} | ({} if init is None else {"init": str(init)})
     state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
+    if accelerator.is_main_process:
+        checkpoint.record_store(run, store.root)
     history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)
     if start >= config.steps:
@@ -69,20 +74,22 @@ def pretrain(
     trainable = over_ranks(method, accelerator, weights)
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
-    tracker = make_tracker(run) if accelerator.is_main_process else None
-    shown = progress and accelerator.is_main_process
-    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not shown)
-    for step, micro in zip(range(start, config.steps), stream, strict=False):
-        set_rate(optimizer, config, step)
-        row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
-        history.append(row)
-        if tracker:
-            for name, value in row.items():
-                tracker.add_scalar(name, value, step)
-        bar.update()
-        bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
-        if accelerator.is_main_process and ((step + 1) % save_every == 0 or step + 1 == config.steps):
-            checkpoint.save(method, run, optimizer=optimizer, history=history)
+    lead = accelerator.is_main_process
+    tracker = make_tracker(run) if lead else None
+    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
+    with recorded(run, start=start, steps=config.steps, lead=lead) as record:
+        for step, micro in zip(range(start, config.steps), stream, strict=False):
+            set_rate(optimizer, config, step)
+            row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
+            history.append(row)
+            if tracker:
+                for name, value in row.items():
+                    tracker.add_scalar(name, value, step)
+            bar.update()
+            bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
+            if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
+                checkpoint.save(method, run, optimizer=optimizer, history=history)
+            record.beat(step + 1)
     bar.close()
     if tracker:
         tracker.close()

@@ -250,6 +250,10 @@ class Decoder(nn.Module):
         )
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
+        for block in self.blocks:
+            block.soften(config.decoder_init)
+        with torch.no_grad():
+            self.pred.weight.mul_(config.decoder_init)
 
     def forward(
         self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None

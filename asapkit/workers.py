@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -127,6 +128,8 @@ def _one_at_a_time(task: Callable[[J], R], suspects: Iterable[J]) -> Iterator[tu
 def _on_dask(task: Callable[[J], R], queue: deque[J], scheduler: str, shared: Path | None) -> Iterator[tuple[J, R | Lost]]:
     import distributed
 
+    if not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+", scheduler):  # a client of such an address complains once more when it is deleted
+        raise Refused(f"--scheduler {scheduler}: is no address; give tcp://host:port, or leave it out")
     try:
         client = distributed.Client(scheduler, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ One cell of a matrix is one folder; a notebook run in it leaves `<name>.ipynb`, 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
@@ -24,6 +25,13 @@ from asapkit import parameters
 from asapkit.parameters import check as check  # notebooks say workflow.check(globals())
 
 log = logging.getLogger(__name__)
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PAGE = "{% extends 'lab/index.html.j2' %}" + "".join(
+    f"{{% block {name} %}}{{% endblock %}}"
+    for name in ("html_head_js_requirejs", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
+)
+"""JupyterLab's page without the scripts that it would fetch from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -223,15 +231,36 @@ def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any]) -> Non
 
 
 def export_html(notebook: Path, *, pictures_from: Path) -> Path:
-    """An executed notebook as one HTML file with its pictures inside; those that its text links to are looked up from `pictures_from`."""
+    """An executed notebook as one HTML file with its pictures inside; those that its text links to are looked up from `pictures_from`.
+
+    The page asks for nothing beyond itself. Widgets need their kernel, so they stay out: their static twins are on the page.
+    """
     import nbformat
     from nbconvert import HTMLExporter
 
     node = nbformat.read(notebook, as_version=4)
-    html, _ = HTMLExporter(embed_images=True).from_notebook_node(node, {"metadata": {"name": notebook.stem, "path": str(pictures_from)}})
+    for cell in node.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+        elif cell.cell_type == "markdown":
+            _attach_pictures(cell, pictures_from)
+    html, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(node, {"metadata": {"name": notebook.stem}})
     target = notebook.with_suffix(".html")
     target.write_text(html, encoding="utf-8")
     return target
+
+
+def _attach_pictures(cell, folder: Path) -> None:
+    """Linked PNG files become attachments of their cell: nbconvert's own embedding leaves out those above the notebook's folder."""
+
+    def attach(link: re.Match) -> str:
+        file = folder / link["path"]
+        if not file.is_file():
+            return link[0]
+        cell.setdefault("attachments", {})[file.name] = {"image/png": base64.b64encode(file.read_bytes()).decode("ascii")}
+        return f"![{link['text']}](attachment:{file.name})"
+
+    cell.source = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^):]+\.png)\)", attach, cell.source)
 
 
 def as_table(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -13,9 +13,11 @@ import numpy as np
 from asapkit import analysis, ct, organs, store
 from asapkit import batch as batches
 from asapkit.config import Config, Contract
+from asapkit.datasets import ct_rate
 from asapkit.language import tokenizer
+from asapkit.phantom import cohort
 from asapkit.reports import meanings
-from asapkit.types import ORGANS, Scan, Volume
+from asapkit.types import Volume
 from benchmarks import reference_data
 from benchmarks.measure import Row, compared, rounds
 from benchmarks.reference import released_labels
@@ -55,16 +57,9 @@ class Folder:
 
     @cached_property
     def store(self) -> store.Store:
-        """One volume with organs at the contract's spacing, a little larger than the crop in the plane and shorter than it along z."""
-        crop, spacing = np.array(self.config.crop), np.array(self.config.spacing_mm)
-        shape = tuple(int(n) for n in (crop * (1.08, 1.08, 0.96)).round())
-        affine = np.diag([*spacing, 1.0])
-        image, labels = self.path / "made.nii.gz", self.path / "made_organs.nii.gz"
-        _write(image, made_ct(shape), affine)
-        _write(labels, made_organs(shape), affine)
-        (self.path / "made_organs.json").write_text(str({str(n + 1): name for n, name in enumerate(ORGANS)}).replace("'", '"'))
-        scan = Scan("made", "made", "made", image, FINDINGS.format(n=11), IMPRESSION, organs=labels)
-        store.write([scan], self.path / "store", config=self.config, progress=False, check=False)
+        """One phantom patient with organs at the contract's spacing."""
+        dataset = cohort.make(self.path / "cohort", volumes=1, seed=0, scale=self.config.scale)
+        store.write(ct_rate.scans(dataset), self.path / "store", config=self.config, progress=False)
         return store.open(self.path / "store")
 
     @cached_property
@@ -72,9 +67,10 @@ class Folder:
         """The store's arrays as the released code keeps them: .nii.gz, labels 0 to 8."""
         import torch
 
-        arrays = {"image": self.store.ct("made"), "organs": released_labels(torch.from_numpy(self.store.organs("made"))).numpy().astype(np.uint8)}
+        (id,) = self.store.ids
+        arrays = {"image": self.store.ct(id), "organs": released_labels(torch.from_numpy(self.store.organs(id))).numpy().astype(np.uint8)}
         for name, array in arrays.items():
-            _write(self.path / f"released_{name}.nii.gz", array, self.store.affine("made"))
+            _write(self.path / f"released_{name}.nii.gz", array, self.store.affine(id))
         return {name: str(self.path / f"released_{name}.nii.gz") for name in arrays}
 
 
@@ -86,14 +82,6 @@ def made_ct(shape: tuple[int, int, int]) -> np.ndarray:
     coarse = rng.normal(-300, 500, tuple(-(-n // 32) + 1 for n in shape)).astype(np.float32)
     smooth = zoom(coarse, [n / c for n, c in zip(shape, coarse.shape, strict=True)], order=1)
     return (smooth + 20 * rng.standard_normal(smooth.shape, dtype=np.float32)).clip(-1024, 3000).astype(np.int16)
-
-
-def made_organs(shape: tuple[int, int, int], *, size: int = 20) -> np.ndarray:
-    """Boxes of `size` voxels, half of them background, uint8 0 to 9."""
-    rng = np.random.default_rng(1)
-    coarse = rng.integers(1, 10, tuple(-(-n // size) for n in shape), dtype=np.uint8)
-    coarse *= rng.random(coarse.shape) < 0.5
-    return coarse.repeat(size, 0).repeat(size, 1).repeat(size, 2)[: shape[0], : shape[1], : shape[2]]
 
 
 def _write(file: Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -132,7 +120,7 @@ def item(quick: bool, count: int) -> list[Row]:
         folder = Folder(Path(place), quick)
         files, items = folder.files, batches.Items(folder.store, folder.config)
         made = reference_data.transforms(folder.config)
-        t = rounds({"released": lambda: made(dict(files)), "ours": lambda: items["made", next(epochs)]}, count=max(count, 9))
+        t = rounds({"released": lambda: made(dict(files)), "ours": lambda: items[folder.store.ids[0], next(epochs)]}, count=max(count, 9))
         note = "equal with randomness off" if equal_items(folder) else "NOT EQUAL with randomness off"
     return [compared("training item from the store", t["released"], t["ours"], at_least=4.5, note=note)]
 
@@ -142,7 +130,7 @@ def equal_items(folder: Folder) -> bool:
     import torch
 
     released = reference_data.transforms(folder.config, augment=False)(dict(folder.files))
-    ours = batches.Items(folder.store, folder.config, augment=False)["made", 0]
+    ours = batches.Items(folder.store, folder.config, augment=False)[folder.store.ids[0], 0]
     same = np.abs(np.asarray(released["image"][0]) - ours["image"]).max() < 1e-6
     labels = torch.as_tensor(np.asarray(released["organs"][0])).round().to(torch.uint8).numpy()
     share = organs.proportions(labels, folder.config.patch)

@@ -113,9 +113,14 @@ def embedding(models: Models, count: int) -> list[Row]:
     def visible_only() -> None:
         ours.encoder.stem_tokens(batch.image, visible_patches(batch.patch_order, visible=models.config.visible)).sum().backward()
 
-    t = rounds({"released": released, "ours": visible_only}, count=count)
+    rows = []
+    for precision, note in ((None, "four times fewer operations are the most that can be saved"), (torch.bfloat16, "Conv3d has no fast form")):
+        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+            t = rounds({"released": released, "ours": visible_only}, count=count)
+        name = f"patch embedding of visible patches only, {'bf16' if precision else 'fp32'}"
+        rows.append(compared(name, t["released"], t["ours"], at_least=10, note=note))
     reference.zero_grad(set_to_none=True), ours.zero_grad(set_to_none=True)
-    return [compared("patch embedding, visible patches only", t["released"], t["ours"], at_least=10)]
+    return rows
 
 
 def losses(models: Models, count: int) -> list[Row]:

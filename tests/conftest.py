@@ -10,6 +10,8 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_MAX_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("SE_OFFLINE", "true")  # selenium drives the browser that is there and looks for no other
+os.environ.setdefault("SE_AVOID_STATS", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("BLOSC_NTHREADS", "1")
 
@@ -33,6 +35,7 @@ install_import_hook("asapkit", "conftest.checked")
 
 def pytest_addoption(parser):
     parser.addoption("--shared", metavar="DIR", default=None, help="folder with the shared real data (default: the sibling folder ../shared)")
+    parser.addoption("--screenshots", metavar="DIR", default=None, help="folder that keeps the browser's screenshots (default: pytest's own)")
 
 
 @pytest.fixture(scope="session")

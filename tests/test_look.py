@@ -103,6 +103,8 @@ def test_a_picture_and_the_list_are_written(seen):
 def test_what_cannot_be_looked_at_is_refused_by_name(run, scan, tmp_path):
     with pytest.raises(ValueError, match="the sentence is empty"):
         look(scan, run=run, sentence=" ", out=tmp_path)
+    with pytest.raises(Refused, match="only stop words"):
+        look(scan, run=run, sentence="There is of the.", out=tmp_path)
     with pytest.raises(Refused, match="give a run folder"):
         look(scan, run=tmp_path, sentence=SENTENCE, out=tmp_path)
     with pytest.raises(Refused, match=r"absent\.nii"):

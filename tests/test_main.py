@@ -12,7 +12,7 @@ import pytest
 import asapkit
 from asapkit.__main__ import main
 
-COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "view", "demo")
+COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo")
 
 
 def said(capsys) -> str:
@@ -77,6 +77,7 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["evaluate", "random", ".", "--tasks", "juggle"], "unknown task 'juggle'; there are"),
         (["view", "absent", "train_1_a_1", "--sentence", "Nodule."], "--sentence needs --run"),
         (["run", "absent.ipynb"], "absent.ipynb: no such file"),
+        (["gallery", "absent", "site"], "absent: no executed notebooks there"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -157,3 +157,66 @@ def test_a_zero_vector_has_a_bounded_gradient():
     x = torch.zeros(1, 4, requires_grad=True)
     objectives.cosine(x, torch.ones(1, 4)).sum().backward()
     assert x.grad.abs().max() <= 1e6
+
+
+SAME = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]).bool()  # volumes 0 and 2 share a report
+
+
+def test_contrast_against_a_loop_over_pairs_and_directions():
+    logits = 3 * rand(4, 4)
+    total = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if j == i or not SAME[i, j]]
+        for score in (lambda j, i=i: logits[i, j].item(), lambda j, i=i: logits[j, i].item()):
+            total -= 0.5 * (score(i) - math.log(sum(math.exp(score(j)) for j in others))) / 4
+    assert objectives.contrast(logits, SAME).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_contrast_pulls_towards_a_target_and_is_lowest_there():
+    target = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    logits, none = 2 * rand(3, 3), torch.eye(3, dtype=torch.bool)
+    total = 0.0
+    for scores in (logits, logits.T):
+        for i in range(3):
+            spread = scores[i].log_softmax(0)
+            total -= 0.5 * sum((target[i, j] / target[i].sum() * spread[j]).item() for j in range(3)) / 3
+    assert objectives.contrast(logits, none, target=target).item() == pytest.approx(total, rel=1e-5)
+    assert objectives.contrast(logits, none, target=torch.eye(3)).item() == pytest.approx(objectives.contrast(logits, none).item(), rel=1e-6)
+    best = torch.where(target > 0, 30.0, -30.0).requires_grad_()
+    objectives.contrast(best, none, target=target).backward()
+    assert best.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("loss", [objectives.contrast, objectives.sigmoid_contrast])
+def test_what_two_volumes_of_one_report_score_with_one_another_never_matters(loss):
+    logits = rand(4, 4).requires_grad_()
+    loss(logits, SAME).backward()
+    assert logits.grad[0, 2] == 0 and logits.grad[2, 0] == 0
+    assert (logits.grad[~SAME | torch.eye(4, dtype=torch.bool)] != 0).all()
+    assert loss(logits, SAME).item() == pytest.approx(loss(logits.T, SAME).item(), rel=1e-6)
+
+
+def test_sigmoid_contrast_against_a_loop_over_pairs():
+    logits, weight, target = rand(4, 4), rand(4, 4, seed=1).exp(), rand(4, 4, seed=2).sigmoid()
+    for settings_ in ({}, {"weight": weight}, {"target": target}, {"weight": weight, "target": target}):
+        total = 0.0
+        for i in range(4):
+            for j in range(4):
+                if i == j or not SAME[i, j]:
+                    y = settings_["target"][i, j].item() if "target" in settings_ else float(i == j)
+                    p = 1 / (1 + math.exp(-logits[i, j].item()))
+                    total -= (settings_["weight"][i, j].item() if "weight" in settings_ else 1.0) * (y * math.log(p) + (1 - y) * math.log(1 - p)) / 4
+        assert objectives.sigmoid_contrast(logits, SAME, **settings_).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_hard_targets_repel_similar_pairs_more_and_soft_ones_less():
+    """As weights, similarities are hard-negative weighting: the push on a pair at logit 0 is half its weight. As targets they pull."""
+    likeness = torch.tensor([[1.0, 0.1, 0.9], [0.1, 1.0, 0.5], [0.9, 0.5, 1.0]])
+    none = torch.eye(3, dtype=torch.bool)
+    pushes = {}
+    for name, options in (("weight", {"weight": likeness}), ("target", {"target": torch.where(none, 1.0, 0.5 * likeness)})):
+        logits = torch.zeros(3, 3, requires_grad=True)
+        objectives.sigmoid_contrast(logits, none, **options).backward()
+        pushes[name] = 3 * logits.grad
+    assert pushes["weight"][0, 2].item() == pytest.approx(0.45) and pushes["weight"][0, 1].item() == pytest.approx(0.05)
+    assert pushes["target"][0, 2].item() == pytest.approx(0.05) and pushes["target"][0, 1].item() == pytest.approx(0.45)

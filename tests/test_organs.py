@@ -138,14 +138,17 @@ def test_masks_that_are_no_labels_are_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ proportions
 
 
-def test_proportions_equal_counting_voxel_by_voxel():
-    labels, patch = np.random.default_rng(0).integers(0, 10, (12, 8, 6)).astype(np.uint8), (4, 2, 3)
+@pytest.mark.parametrize("depth", [3, 4, 6, 8, 16])  # along z runs of one to eight voxels count at once where they share a label
+@pytest.mark.parametrize("size", [1, 3])
+def test_proportions_equal_counting_voxel_by_voxel(depth, size):
+    labels, patch = np.random.default_rng(0).integers(0, 10, (12, 8, 2 * depth)).astype(np.uint8), (4, 2, depth)
+    labels = labels[::size, ::size, ::size].repeat(size, 0).repeat(size, 1).repeat(size, 2)[:12, :8, : 2 * depth]
     expected = []
     for x in range(0, 12, 4):
         for y in range(0, 8, 2):
-            for z in range(0, 6, 3):
-                inside = labels[x : x + 4, y : y + 2, z : z + 3]
-                expected.append([(inside == k).sum() / 24 for k in range(1, 10)])
+            for z in range(0, 2 * depth, depth):
+                inside = labels[x : x + 4, y : y + 2, z : z + depth]
+                expected.append([(inside == k).sum() / (8 * depth) for k in range(1, 10)])
     ours = organs.proportions(labels, patch)
     assert ours.dtype == np.float32 and ours.shape == (3 * 4 * 2, 9)
     np.testing.assert_allclose(ours, expected, atol=1e-6)

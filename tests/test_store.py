@@ -486,6 +486,8 @@ def test_no_dask_cluster_is_one_line(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "ANSWER_S", 1)
     with pytest.raises(Refused, match="no Dask scheduler answers at"):
         write(scans, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(Refused, match="is no address"):
+        write(scans, tmp_path / "s", scheduler="nonsense")
 
 
 def test_a_damaged_layer_is_refused_by_its_file_where_it_is_read(scans, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import peer_states
 import pytest
 import torch
 from made import made_batch
@@ -17,6 +18,7 @@ from made import made_batch
 from asapkit import checkpoint, store, train
 from asapkit.config import Config
 from asapkit.types import Refused
+from asapkit.vit3d import Encoder
 
 TOY = Config.at("toy", steps=6, batch_size=4)
 
@@ -31,14 +33,16 @@ def one_process(options: dict, batch, *, accumulate: int = 1) -> tuple[dict, dic
     held = {}
     optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
     config = replace(TOY, clip_grad=0.0)
-    weights = train.recipe_module("asap").WEIGHTS | weights_of(options)
+    weights = train.recipe_module(options.get("recipe", "asap")).WEIGHTS | weights_of(options)
     return train.train_step(method, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights), held
 
 
 def made_method(options: dict):
     torch.manual_seed(0)
-    options = {name: value for name, value in options.items() if name != "weights"}
-    return checkpoint.make_method("asap", TOY, {"dropout": 0.0} | options, vocabulary=torch.arange(1996, 2600))
+    recipe = options.get("recipe", "asap")
+    options = {name: value for name, value in options.items() if name not in ("weights", "recipe")}
+    words = {"vocabulary": torch.arange(1996, 2600)} if recipe == "asap" else {}
+    return checkpoint.make_method(recipe, TOY, ({"dropout": 0.0} if words else {}) | options, **words)
 
 
 def weights_of(options: dict) -> dict:
@@ -76,7 +80,7 @@ options = json.loads(sys.argv[3])
 accelerator = train.make_accelerator(t.TOY)
 method = t.made_method(options)
 method.gather = train.partial(train.gather, accelerator=accelerator)
-weights = train.recipe_module("asap").WEIGHTS | t.weights_of(options)
+weights = train.recipe_module(options.get("recipe", "asap")).WEIGHTS | t.weights_of(options)
 model = train.over_ranks(method, accelerator, weights)
 rank = accelerator.process_index
 batch = t.uneven_batch()[2 * rank : 2 * rank + 2]
@@ -92,7 +96,8 @@ if rank == 0:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
-], ids=["report", "batch", "no alignment", "no organ loss"])  # fmt: skip
+    {"recipe": "ct_clip"},
+], ids=["report", "batch", "no alignment", "no organ loss", "contrast of volumes and reports"])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
@@ -104,7 +109,7 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     assert said.returncode == 0, said.stderr[-3000:]
     two = torch.load(tmp_path / "out.pt", weights_only=True)
     row, gradients = one_process(options, uneven_batch())
-    for name in ("loss", "reconstruct", "organs", "align", "words"):
+    for name in row:
         assert two["row"][name] == pytest.approx(row[name], rel=1e-5), name
     for name, gradient in gradients.items():
         assert torch.allclose(two["gradients"][name], gradient, atol=2e-5, rtol=1e-3), name
@@ -282,3 +287,37 @@ def test_settings_that_failed_before_the_first_checkpoint_do_not_hold_the_folder
 def test_a_value_that_makes_no_training_is_named(setting, says):
     with pytest.raises(ValueError, match=says):
         TOY.at("toy", **setting)
+
+
+def test_a_training_starts_from_the_encoder_of_a_run(toy_store, tmp_path):
+    held = store.open(toy_store)
+    train.pretrain(held, tmp_path / "first", recipe="supervised", config=replace(TOY, steps=1), progress=False)
+    train.pretrain(held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=1, lr=1e-30), init=tmp_path / "first", progress=False)
+    first, second = (checkpoint.load_encoder(tmp_path / name).state_dict() for name in ("first", "second"))
+    assert all(torch.allclose(first[name], second[name], rtol=0, atol=1e-20) for name in first)
+    with pytest.raises(Refused, match="other settings"):
+        train.pretrain(held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=2, lr=1e-30), resume=True, progress=False)
+
+
+def test_the_blocks_of_another_methods_weights_start_a_training_or_are_refused(tmp_path):
+
+    state = peer_states.mae(peer_states.Maker(), width=TOY.width, depth=TOY.depth)
+    torch.save(state, tmp_path / "mae.pth")
+    encoder = Encoder(TOY)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert "2 blocks and last norm; patch embedding" in checkpoint.start_from(encoder, tmp_path / "mae.pth")
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith(("blocks.", "norm."))}
+    wanted = state["model"]["blocks.1.mlp.fc2.weight"]
+    assert torch.equal(encoder.blocks[1].mlp.fc2.weight, wanted)
+    torch.save(peer_states.mae(peer_states.Maker(), width=TOY.width, depth=TOY.depth - 1), tmp_path / "shallow.pth")
+    with pytest.raises(Refused, match="do not fit this encoder"):
+        checkpoint.start_from(Encoder(TOY), tmp_path / "shallow.pth")
+
+
+@pytest.mark.parametrize("recipe", train.recipes())
+def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_store, tmp_path):
+    history = train.pretrain(store.open(toy_store), tmp_path / "run", recipe=recipe, config=replace(TOY, steps=2), progress=False)
+    assert len(history) == 2 and np.isfinite(history["loss"]).all()
+    assert checkpoint.load_encoder(tmp_path / "run").tokens(torch.zeros(1, 1, *TOY.crop)).shape == (1, TOY.patches, TOY.width)
+    assert type(checkpoint.load_method(tmp_path / "run")).__module__ == f"asapkit.recipes.{recipe}"

@@ -138,3 +138,16 @@ def test_attention_of_a_patch_by_its_formula():
     for wrong in ({"patch": config.patches}, {"patch": -1}, {"patch": 0, "layer": 2}):
         with pytest.raises(IndexError, match="there are"):
             encoder.attention(image, **wrong)
+
+
+def test_a_softened_decoder_starts_at_the_middle_of_the_window_and_lets_positions_through():
+    torch.manual_seed(0)
+    config = Config.at("toy", decoder_init=0.01)
+    decoder, visible = Decoder(config), visible_patches(torch.rand(1, config.patches), visible=config.visible)
+    predicted, states = decoder(torch.randn(1, 1 + config.visible, config.width), visible)
+    assert predicted.abs().mean() < 0.02
+    plain, _ = Decoder(Config.at("toy"))(torch.randn(1, 1 + config.visible, config.width), visible)
+    assert plain.abs().mean() > 0.2
+    hidden = hidden_indices(visible, config.patches)
+    start = decoder.mask_token[0] + decoder.positions
+    assert torch.allclose(states[-1][0, hidden[0]], start[hidden[0]], atol=0.1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import nbformat
@@ -18,6 +20,7 @@ top_k: list[int] = [1, 2]  # visible patches
 scale: str = "toy"
 store: str | None = None
 verbose: bool = False
+scale: str = "toy"  # toy | small
 out: str = "build"  # figures go here
 """.strip()
 
@@ -100,6 +103,8 @@ def test_a_parameters_cell_holds_annotated_literals_only(source):
         ({"lrr": 1}, "10_ask.ipynb has no parameter 'lrr'; did you mean lr"),
         ({"lr": "fast"}, "lr must be float, not 'fast'"),
         ({"top_k": "[a]"}, "top_k must be"),
+        ({"scale": 7}, "scale must be str, not 7"),
+        ({"scale": "7"}, "scale must be one of toy, small, not '7'"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(notebook, tmp_path, settings, message):
@@ -162,6 +167,25 @@ def test_a_run_executes_exports_and_records(notebook, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path, root):
+    """Pictures above the notebook's folder too; no script from elsewhere; no widget, which would need its kernel."""
+    picture = sorted((root / "figures").glob("*.png"))[0]
+    node = nbformat.v4.new_notebook()
+    shown = [
+        nbformat.v4.new_output("display_data", {"text/plain": text} | more) for text, more in (("a number", {}), ("a widget", {workflow.WIDGET: {}}))
+    ]
+    node.cells = [nbformat.v4.new_markdown_cell(f"![one](../figures/{picture.name}) ![two](../figures/none.png)")]
+    node.cells += [nbformat.v4.new_code_cell("1", outputs=shown)]
+    nbformat.write(node, tmp_path / "10_ask.ipynb")
+    page = workflow.export_html(tmp_path / "10_ask.ipynb", pictures_from=root / "notebooks").read_text(encoding="utf-8")
+    assert b64encode(picture.read_bytes()).decode() in page
+    assert "../figures/none.png" in page, "what is not there stays a link"
+    assert "a number" in page
+    assert "a widget" not in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=[\"'](https?:)?//", page)
+    assert "cdnjs" not in page and "unpkg" not in page
+
+
 def test_a_matrix_goes_on_after_a_failure_and_skips_what_is_finished(tmp_path):
     """The second run executes the failed cell alone; a changed notebook runs again."""
     flag = tmp_path / "mended"

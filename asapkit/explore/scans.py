@@ -1,81 +1,91 @@
-"""Leaf through a store's scans."""
+"""Leaf through a store's scans: three linked planes, organs, findings, and the report beside them."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from html import escape
 
-from asapkit import figures
-from asapkit.drawing import Picture
-from asapkit.planes import PLANES, WINDOWS
+from asapkit.explore import layers
+from asapkit.explore.answers import evidence_voxel, stated
+from asapkit.explore.panel import Report, Slices, chooser, note, report_of, windows
+from asapkit.explore.sheet import Look, Sheet, crop_of
+from asapkit.planes import WINDOWS
+from asapkit.types import Refused
 
-WIDTH = "720px"
+NO_REPORT = "no report: this volume has no sentence to click"
 
 
-def plane(
-    store, id: str, *, name: str = "axial", index: int | None = None, window: str = "lung", organs: bool = True, truth: bool = False
-) -> Picture:
-    """One plane of a volume's crop: `name` axial, coronal or sagittal, `index` its slice (default the middle), organs and truth outlined.
+def scan_view(
+    store, id: str, *, at_mm=None, window: str = "lung", organs: bool = True, findings: bool = False, sentence: str = "",
+):  # fmt: skip
+    """Three planes of a volume through `at_mm` (world RAS mm; default the middle of the crop), as a PIL image, which Jupyter shows.
 
-    Raises: ValueError for an unknown plane or window; Refused for an unknown volume.
+    sentence: one of the volume's own report: where its truth is known, the planes go through its evidence and only that is outlined.
+    Raises: ValueError for an unknown window; Refused for an unknown volume.
     """
-    if name not in PLANES or window not in WINDOWS:
-        raise ValueError(f"unknown plane {name!r} or window {window!r}; there are {', '.join(PLANES)} and {', '.join(WINDOWS)}")
-    return _plane(store, id, _layers(store, id, organs=organs, truth=truth), name=name, index=index, window=window)
+    if window not in WINDOWS:
+        raise ValueError(f"unknown window {window!r}; there are {', '.join(WINDOWS)}")
+    crop = crop_of(store, id)
+    bits = stated(store, id, sentence) if sentence else 0
+    voxel = [n // 2 for n in crop.volume.shape]
+    if at_mm is not None:
+        voxel = crop.voxel(at_mm)
+    elif bits:
+        voxel = _evidence(crop, bits) or voxel
+    page = Sheet(crop).image(voxel, Look(window, organs, findings, bits))
+    return layers.titled(page, id, *([f"“{sentence}”"] if sentence else []))
 
 
-def _layers(store, id: str, *, organs: bool, truth: bool) -> dict:
-    has = store.table.loc[id] if id in store else {}
-    return {
-        "volume": store.cropped(id)[0],
-        "organs": store.cropped(id, "organs")[0] if organs and has["has_organs"] else None,
-        "truth": store.cropped(id, "truth")[0] if truth and has["has_truth"] else None,
-    }
-
-
-def _plane(store, id: str, layers: dict, *, name: str, index: int | None, window: str) -> Picture:
-    at = [n // 2 for n in layers["volume"].shape]
-    at[PLANES[name][0]] = at[PLANES[name][0]] if index is None else index
-    told = {"spacing_mm": store.contract.spacing_mm, "planes": (name,), "windows": (window,), "at": at, "names": _names(store, id), "title": id}
-    return figures.slices(layers["volume"], organs=layers["organs"], truth=layers["truth"], **told)
-
-
-def _names(store, id: str) -> dict[int, str]:
-    """What each bit of the truth is called."""
-    if store.instances is None:
-        return {}
-    rows = store.instances[store.instances["id"] == id]
-    return dict(zip(rows["bit"].astype(int), rows["finding"], strict=True))
+def _evidence(crop, bits: int):
+    inside = (crop.truth & bits) != 0
+    return evidence_voxel(inside) if inside.any() else None
 
 
 def browse(store, *, id: str = ""):
-    """A widget to leaf through volumes: which one, plane, slice, window, with or without outlines. Its `children` are picture and controls.
+    """A widget to look at volumes: three linked planes with a crosshair in mm, windows, organs, findings, and the report's sentences to click.
 
-    Its static twin is `plane`. Raises: Refused for an unknown volume.
+    A click on a plane moves the crosshair; a click on a sentence whose truth is known moves it to the evidence and outlines only that. Needs
+    ipywidgets only. Its static twin is `scan_view`. What cannot be shown says why inside the widget.
     """
     import ipywidgets
 
-    remembered = lru_cache(maxsize=4)(lambda id, organs, truth: _layers(store, id, organs=organs, truth=truth))
-    controls = {
-        "id": ipywidgets.Dropdown(options=store.ids, value=id or store.ids[0], description="volume"),
-        "name": ipywidgets.ToggleButtons(options=list(PLANES), description="plane"),
-        "window": ipywidgets.ToggleButtons(options=list(WINDOWS), description="window"),
-        "index": ipywidgets.IntSlider(min=0, max=store.contract.crop[2] - 1, value=store.contract.crop[2] // 2, description="slice"),
-        "organs": ipywidgets.Checkbox(value=True, description="organs"),
-        "truth": ipywidgets.Checkbox(value=False, description="truth", disabled=store.instances is None),
-    }
-    picture = ipywidgets.Image(format="png", layout={"width": WIDTH})
+    volume, window, told = chooser(store, id or store.ids[0]), windows(), note()
+    organs = ipywidgets.Checkbox(value=True, description="organs", indent=False, layout={"width": "90px"})
+    findings = ipywidgets.Checkbox(value=False, description="findings", indent=False, layout={"width": "90px"})
+    now = {"sentence": "", "bits": 0}
+    slices = Slices(lambda: Look(window.value, organs.value, findings.value, now["bits"]))
 
-    def turn(change) -> None:
-        last = store.contract.crop[PLANES[change["new"]][0]] - 1
-        controls["index"].max, controls["index"].value = last, (last + 1) // 2
+    def choose(sentence: str) -> None:
+        """Looks at a sentence, or away from it if it was looked at."""
+        sentence = "" if sentence == now["sentence"] else sentence
+        now.update(sentence=sentence, bits=stated(store, volume.value, sentence) if sentence else 0)
+        report.highlight(sentence)
+        voxel = _evidence(slices.sheet.crop, now["bits"]) if now["bits"] else None
+        told.value = ""
+        if sentence and not now["bits"]:
+            told.value = "No voxels are known for this sentence: it denies something, or this scan has no truth."
+        elif now["bits"] and voxel is None:
+            told.value = "The evidence of this sentence lies outside the crop that is shown."
+        slices.move(voxel or slices.voxel)
 
-    def draw(_=None) -> None:
-        now = {key: control.value for key, control in controls.items()}
-        layers = remembered(now["id"], now["organs"], now["truth"])
-        picture.value = _plane(store, now["id"], layers, name=now["name"], index=now["index"], window=now["window"])._repr_png_()
+    def open_volume(_=None) -> None:
+        now.update(sentence="", bits=0)
+        try:
+            crop, parts = crop_of(store, volume.value), report_of(store, volume.value)
+        except Refused as error:
+            slices.show(None)
+            report.fill([])
+            told.value = escape(str(error))
+            return
+        findings.disabled = crop.truth is None
+        report.fill(parts or [(NO_REPORT, ())])
+        told.value = ""
+        slices.show(crop)
 
-    controls["name"].observe(turn, "value")
-    for control in controls.values():
-        control.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([picture, *controls.values()])
+    report = Report(choose)
+    volume.observe(open_volume, "value")
+    for control in (window, organs, findings):
+        control.observe(lambda _: slices.draw(), "value")
+    open_volume()
+    left = ipywidgets.VBox([slices.box, told], layout={"flex": "3 1 0%", "min_width": "0"})
+    beside = ipywidgets.Box([report.box], layout={"flex": "1 1 0%", "min_width": "220px"})
+    return ipywidgets.VBox([ipywidgets.HBox([volume, window, organs, findings]), ipywidgets.HBox([left, beside])])

@@ -1,0 +1,113 @@
+"""Effective rank by layer and singular-value decay of any encoders, with values under the pointer.
+
+A chart carries its static twin: JupyterLab and VS Code show the interactive one with plotly's script of their own, a page made of the notebook
+shows the picture. Nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asapkit import analysis, charts, exhibits
+from asapkit.drawing import Picture, encoder_colours
+from asapkit.ranks import THIRDS
+
+PLOTLY = "application/vnd.plotly.v1+json"
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "", "responsive": True}
+FONT = {"family": "DejaVu Sans, Verdana, sans-serif", "size": 12}
+
+
+class Chart:
+    """A plotly figure (`figure`) and its `twin`, a matplotlib picture of the same numbers. The last expression of a cell shows it."""
+
+    def __init__(self, figure, twin: Picture):
+        self.figure, self.twin = figure, twin
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        drawn = json.loads(self.figure.to_json())
+        return {PLOTLY: drawn | {"config": CONFIG}, "image/png": base64.b64encode(self.twin._repr_png_()).decode(), "text/plain": "a chart"}
+
+    def write_html(self, path: str | Path) -> Path:
+        """The interactive chart as one page of its own, plotly's script inside (5 MB): opens offline anywhere."""
+        self.figure.write_html(path, include_plotlyjs=True, config=CONFIG)
+        return Path(path)
+
+
+def measured(encoders: Mapping, store, *, ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Ranks (encoder, id, layer, effective_rank, normalised, energy_rank_90) and spectra (L, q) by encoder, of attention outputs over volumes."""
+    values = {name: exhibits.attention_values(encoder, store, list(ids)) for name, encoder in encoders.items()}
+    table = pd.concat([analysis.ranks(rows).assign(encoder=name) for name, rows in values.items()], ignore_index=True)
+    return table, {name: analysis.spectra_of(rows.values()) for name, rows in values.items()}
+
+
+def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = "") -> Chart:
+    """Effective rank by layer: every volume a dot that says which it is, the mean a line with the standard deviation.
+
+    Columns: encoder, id, layer, and `value` ("effective_rank" or "normalised"). Its twin is `charts.effective_rank`.
+    """
+    import plotly.graph_objects as go
+
+    twin = charts.effective_rank(table, value=value, title=title)
+    names = list(dict.fromkeys(table["encoder"]))
+    colours, figure = encoder_colours(names), go.Figure()
+    word = "normalised effective rank" if value == "normalised" else "effective rank"
+    for n, name in enumerate(names):
+        one = table[table["encoder"] == name]
+        beside = (n - (len(names) - 1) / 2) * 0.12
+        dots = {"color": colours[name], "size": 5, "opacity": 0.35}
+        hover = f"<b>{name}</b><br>%{{customdata}}<br>{word} %{{y:.3f}}<extra></extra>"
+        told = [f"{id}, layer {layer}" for id, layer in zip(one["id"], one["layer"], strict=True)]
+        group = {"legendgroup": name, "name": name}
+        shown = {"mode": "markers", "marker": dots, "customdata": told, "hovertemplate": hover, "showlegend": False}
+        figure.add_scatter(x=one["layer"] + beside, y=one[value], **shown, **group)
+        mean = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
+        bars = {"type": "data", "array": mean["std"].tolist(), "thickness": 1, "width": 4}
+        hover = f"<b>{name}</b>, layer %{{customdata}}<br>mean %{{y:.3f}}, sd %{{error_y.array:.3f}}<extra></extra>"
+        line = {"color": colours[name], "width": 2}
+        figure.add_scatter(
+            x=mean.index + beside, y=mean["mean"], error_y=bars, mode="lines+markers", line=line, customdata=mean.index, hovertemplate=hover, **group
+        )
+    figure.update_xaxes(title="layer", tickvals=sorted(set(table["layer"])), showgrid=False)
+    figure.update_yaxes(title=word)
+    return Chart(_styled(figure, title), twin)
+
+
+def spectra(curves: Mapping[str, np.ndarray], *, title: str = "") -> Chart:
+    """Singular values over the largest, (L, q) per encoder: a panel each for the shallow, middle and deep third of the layers.
+
+    Its twin is `charts.spectra`.
+    """
+    from plotly.subplots import make_subplots
+
+    twin = charts.spectra(curves, title=title)
+    words = THIRDS[min(3, max(len(c) for c in curves.values()))]
+    figure = make_subplots(1, len(words), shared_yaxes=True, subplot_titles=words, horizontal_spacing=0.03)
+    colours = encoder_colours(list(curves))
+    for name, curve in curves.items():
+        for panel, third in enumerate(np.array_split(np.arange(len(curve)), len(words)), start=1):
+            if not len(third):
+                continue
+            mean = np.exp(np.log(np.maximum(curve[third], analysis.SMALLEST)).mean(0))
+            layers = f"layer {third[0] + 1}" if len(third) == 1 else f"layers {third[0] + 1} to {third[-1] + 1}"
+            hover = f"<b>{name}</b>, {layers}<br>s<sub>%{{x}}</sub> / s<sub>1</sub> = %{{y:.3g}}<extra></extra>"
+            line = {"color": colours[name], "width": 2}
+            at = {"row": 1, "col": panel, "legendgroup": name, "showlegend": panel == 1}
+            figure.add_scatter(x=np.arange(1, len(mean) + 1), y=mean, mode="lines", name=name, line=line, hovertemplate=hover, **at)
+    figure.update_xaxes(title="singular value k", showgrid=True, gridcolor="#E4E4E4")
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="s<sub>k</sub> / s<sub>1</sub>", col=1)
+    return Chart(_styled(figure, title), twin)
+
+
+def _styled(figure, title: str):
+    figure.update_layout(
+        template="none", title={"text": title, "font": {"size": 15}, "x": 0.01}, font=FONT, height=380, hovermode="closest", paper_bgcolor="white",
+        plot_bgcolor="white", margin={"l": 60, "r": 20, "t": 60 if title else 40, "b": 50},
+    )  # fmt: skip
+    return figure.update_yaxes(gridcolor="#E4E4E4", zeroline=False)
