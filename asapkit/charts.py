@@ -17,6 +17,7 @@ from asapkit.ranks import effective_rank, spectra
 __all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "probe_bars", "probe_dots", "selected_k", "spectra"]
 
 LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+KINDS = dict(zip(("normal", "focal", "diffuse", "uncertain", "elsewhere"), CYCLE, strict=False))  # a kind of sentence keeps its colour
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),
     "organ_only": ("a random patch of the named organ", "s", "#E69F00"),
@@ -162,7 +163,7 @@ def selected_k(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
     ks = sorted(set(table.k))
     page = chart_page(min(10.0, max(3.8, 0.7 + (0.42 * len(ks) + 0.45) * len(groups))), 2.6, title, caption)
     panels = page.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    for ax, group, colour in zip(panels, groups, [CYCLE[g % len(CYCLE)] for g in range(len(groups))], strict=True):
+    for ax, group, colour in zip(panels, groups, [KINDS.get(group, CYCLE[g % len(CYCLE)]) for g, group in enumerate(groups)], strict=True):
         one = table[table.group == group] if "group" in table else table
         counts = one.groupby("k").n.sum().reindex(ks, fill_value=0)
         share = counts / max(1, counts.sum())

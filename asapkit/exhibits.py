@@ -112,7 +112,7 @@ def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> li
             told = (
                 id
                 if inside is None
-                else f"{id}  ·  {row['finding'].lower()}, evidence in {fills} patches  ·  {hits} of {len(top)} selected lie in it"
+                else f"{id}  ·  {row['finding'].lower()}, evidence in {fills} {'patch' if fills == 1 else 'patches'}  ·  {hits} of {len(top)} selected lie in it"
             )
             found.append(row | {"id": id, "share": share, "sight": sight, "note": told})
     found.sort(key=lambda r: (-r["share"], -r["sight"]))
