@@ -109,11 +109,9 @@ def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> li
             sight = float(np.nanmax(similarity) - np.nanmedian(similarity))
             hits = 0 if inside is None else int(inside[top].sum())
             fills = 0 if inside is None else max(1, int(inside.sum()))
-            told = (
-                id
-                if inside is None
-                else f"{id}  ·  {row['finding'].lower()}, evidence in {fills} {'patch' if fills == 1 else 'patches'}  ·  {hits} of {len(top)} selected lie in it"
-            )
+            patches = "1 patch" if fills == 1 else f"{fills} patches"
+            known = f"  ·  {row['finding'].lower()}, evidence in {patches}  ·  {hits} of {len(top)} selected lie in it"
+            told = id if inside is None else id + known
             found.append(row | {"id": id, "share": share, "sight": sight, "note": told})
     found.sort(key=lambda r: (-r["share"], -r["sight"]))
     chosen: list[dict] = []
