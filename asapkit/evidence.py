@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -214,21 +215,35 @@ def require_plan(out: Path, plan: Plan) -> None:
 
 
 def demo(out: Path | str = "demo", *, plan: Plan | None = None, notebooks: Path | None = None) -> str:
-    """The short experiment, then every notebook as HTML on its store and runs; returns the closing table. Goes on where it was stopped."""
-    from asapkit import parameters, workflow
+    """The short experiment, then every notebook as HTML on its store and runs, `workers` at a time; returns the closing table.
 
+    Goes on where it was stopped.
+    """
     out = Path(out).resolve()
     plan = PLANS["small"] if plan is None else plan
     result = experiment(out, plan=plan)
     folder = Path(__file__).resolve().parents[1] / "notebooks" if notebooks is None else Path(notebooks)
     known = {"scale": plan.scale, "store": str(out / "store"), "runs": str(out / "runs"), "run": str(out / "runs" / "asap"), "steps": plan.steps,
              "options": METHODS["asap"][1], "out": str(out / "figures")}  # fmt: skip
-    failures = []
-    for notebook in tqdm(sorted(folder.glob("[0-9][0-9]_*.ipynb")), desc="notebooks"):
-        settings = {k: v for k, v in known.items() if k in parameters.read(notebook)}
-        done = workflow.run([notebook], out=out / "notebooks", settings=settings, skip_finished=True)
-        failures += [f"{r.notebook}: {r.status}" for r in done if r.status == "failed"]
+    waiting = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    with ProcessPoolExecutor(max(1, plan.workers), mp_context=get_context("spawn"), initializer=quiet_single_thread) as pool:
+        jobs = [pool.submit(run_notebook, notebook, out=out / "notebooks", known=known) for notebook in waiting]
+        failures = [failure for job in tqdm(jobs, desc="notebooks") for failure in job.result()]
     return closing_table(result, failures, out)
+
+
+def quiet_single_thread() -> None:
+    """For a worker whose kernels run beside those of another: one thread each, and no bars between the bars of the others."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+def run_notebook(notebook: Path, *, out: Path, known: dict) -> list[str]:
+    """Runs a notebook with those of the `known` settings that it has; what failed."""
+    from asapkit import parameters, workflow
+
+    settings = {k: v for k, v in known.items() if k in parameters.read(notebook)}
+    done = workflow.run([notebook], out=out, settings=settings, skip_finished=True)
+    return [f"{r.notebook}: {r.status}" for r in done if r.status == "failed"]
 
 
 def closing_table(result: dict, failures: list[str], out: Path) -> str:
