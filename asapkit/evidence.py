@@ -99,7 +99,7 @@ def ready_runs(
         found = {p.name: p for p in sorted(Path(runs).iterdir()) if (p / "weights.safetensors").exists()}
         if not found:
             raise Refused(f"{runs}: no run folder with weights in it; give the folder that holds the runs, or nothing to train short ones")
-        return found
+        return Named(found)
     from asapkit import train
 
     held, folder = ready(out, scale=scale, store=store), Path(out) / f"runs_{scale}"
@@ -108,7 +108,14 @@ def ready_runs(
         if not finished(folder / name, plan.steps):
             recipe, options = METHODS[name]
             train.pretrain(held, folder / name, recipe=recipe, options=options, config=plan.config(), resume=True)
-    return {name: folder / name for name in names}
+    return Named({name: folder / name for name in names})
+
+
+class Named(dict):
+    """Runs or encoders by name.  Raises: Refused, listing the ones there are, for a name that is not there."""
+
+    def __missing__(self, name: str) -> Path:
+        raise Refused(f"no run {name!r}; there are {', '.join(self)}")
 
 
 def runs(out: Path | str, *, plan: Plan) -> dict[str, Path]:
@@ -152,7 +159,7 @@ def encoders(folders: dict[str, Path]) -> dict:
     from asapkit import checkpoint
 
     trained = {name: checkpoint.load_encoder(run) for name, run in folders.items()}
-    return trained | {"random": checkpoint.random_encoder(next(iter(trained.values())).config)}
+    return Named(trained | {"random": checkpoint.random_encoder(next(iter(trained.values())).config)})
 
 
 def scores(out: Path | str, *, plan: Plan, folders: dict[str, Path]) -> tuple[pd.DataFrame, dict]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, top_patches
 from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
-from asapkit.features import fingerprint
+from asapkit.features import fingerprint, require_contract
 from asapkit.store import Store
 
 KINDS = ("normal", "focal", "diffuse", "uncertain", "elsewhere")
@@ -21,9 +21,11 @@ def attention_values(encoder, store: Store, ids: list[str], *, cache: Path | str
     """`analysis.layer_values` (L, q) of the attention outputs of each volume, one volume in memory at a time.
 
     `cache` is a folder: what was found once for these weights and volumes is read from there.
+    Raises: Refused for a store of another contract than the encoder's.
     """
     from safetensors.numpy import load_file, save_file
 
+    require_contract(encoder, store)
     file = None if cache is None else Path(cache) / f"{fingerprint(encoder, store, ids, 'attention values')}.safetensors"
     if file is not None and file.exists():
         found = load_file(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def _boolean(given: Any) -> bool:
 
 def _whole(given: Any) -> int:
     number = _number(given)
-    return int(number) if number == int(number) else _refuse()
+    return int(number) if math.isfinite(number) and number == int(number) else _refuse()
 
 
 def _number(given: Any) -> float:

@@ -71,6 +71,7 @@ def write(
     Raises: Refused when `path` is no store or was made under another contract, is being written by another process, or the disk is full.
     """
     root = Path(path)
+    crew.require_address(scheduler)
     with _locked(root):
         _declare(root, config)
         preprocess.clear_partial(root)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +59,7 @@ def pretrain(
         raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
     torch.manual_seed(config.seed)
     method = checkpoint.make_method(recipe, config, options or {}, store=store).to(accelerator.device)
-    if init is not None:
+    if init is not None and not (resume and (run / "state.pt").exists()):  # a checkpoint holds every weight
         log.info(checkpoint.start_from(method.encoder, init))
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
@@ -305,8 +306,11 @@ def recipes() -> list[str]:
 def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bool) -> dict | None:
     """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
     if (run / "state.pt").exists():  # without it nothing was trained, and nothing can be lost
-        if checkpoint.settings(run) != (config, json.loads(json.dumps(said))):
-            raise Refused(f"{run}: holds a run with other settings; choose another folder or delete it")
+        held_config, held = checkpoint.settings(run)
+        held, asked = ({k: v for k, v in values.items() if k != "init"} for values in (held, json.loads(json.dumps(said))))  # where it began is past
+        fields = [f for f in asdict(config) if getattr(held_config, f) != getattr(config, f)] + [k for k in asked if held.get(k) != asked[k]]
+        if fields:
+            raise Refused(f"{run}: holds a run with other settings ({', '.join(fields)}); give these as they were, or choose another folder")
         if not resume:
             raise Refused(f"{run}: holds a run already; resume it or choose another folder")
     elif lead:

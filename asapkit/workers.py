@@ -125,11 +125,15 @@ def _one_at_a_time(task: Callable[[J], R], suspects: Iterable[J]) -> Iterator[tu
 # --- a Dask cluster that already runs
 
 
+def require_address(scheduler: str | None) -> None:
+    """Raises: Refused for what is no address of a scheduler; Dask's client of one complains once more when it is deleted."""
+    if scheduler is not None and not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+", scheduler):
+        raise Refused(f"--scheduler {scheduler}: is no address; give tcp://host:port, or leave it out")
+
+
 def _on_dask(task: Callable[[J], R], queue: deque[J], scheduler: str, shared: Path | None) -> Iterator[tuple[J, R | Lost]]:
     import distributed
 
-    if not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+", scheduler):  # a client of such an address complains once more when it is deleted
-        raise Refused(f"--scheduler {scheduler}: is no address; give tcp://host:port, or leave it out")
     try:
         client = distributed.Client(scheduler, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -71,3 +72,8 @@ def test_a_restored_volume_keeps_its_visible_patches(done):
     assert torch.allclose(patches[0][visible], patches[1][visible], atol=0.1)
     assert seen["error_hidden"] > 0 and seen["error_mean"] > 0
     assert examples.reconstruct(checkpoint.load_method(done[0] / "runs" / "supervised"), held, seen["id"]) == {}
+
+
+def test_a_run_that_is_not_there_is_refused_with_the_ones_that_are():
+    with pytest.raises(Refused, match="no run 'masp'; there are asap, mae"):
+        evidence.Named({"asap": Path("a"), "mae": Path("b")})["masp"]

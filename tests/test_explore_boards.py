@@ -217,3 +217,26 @@ def test_a_run_that_lacks_the_first_loss_has_its_name_in_the_legend():
 @pytest.mark.parametrize(("seconds", "said"), [(184, "3 min 4 s"), (7325, "2 h 2 min"), (90000, "1 d 1 h"), (2.25, "2.2 s"), (float("nan"), "")])
 def test_durations_are_told_in_two_units(seconds, said):
     assert runs.duration(seconds) == said
+
+
+def test_nothing_to_show_is_said_in_one_line(store, methods):
+    encoder = next(iter(methods.values())).encoder
+    for asked, why in (
+        (lambda: explore.measured({}, store, ids=store.ids[:1]), "nothing to measure"),
+        (lambda: explore.measured({"a": encoder}, store, ids=[]), "nothing to measure"),
+        (lambda: explore.spectra({}), "no spectra"),
+        (lambda: explore.ranks(pd.DataFrame({"encoder": [], "id": [], "layer": [], "effective_rank": []})), "is empty"),
+        (lambda: explore.encoder_view({}, store), "no run is given"),
+        (lambda: explore.encoder_view(methods, store, ids=["nobody"]), "nobody: not in store"),
+        (lambda: explore.compare_view({}, store, ids=store.ids[:1], sentence="a nodule"), "nothing to compare"),
+        (lambda: explore.scan_view(store, store.ids[0], at_mm=(float("nan"), 0, 0)), "give three numbers"),
+    ):
+        with pytest.raises(Refused, match=why):
+            asked()
+
+
+def test_ranks_are_measured_on_a_store_of_the_encoders_contract_alone(store):
+    from asapkit.vit3d import Encoder
+
+    with pytest.raises(Refused, match="spacing_mm"):
+        explore.measured({"a": Encoder(Config.at("toy", spacing_mm=(8.0, 8.0, 12.0)))}, store, ids=store.ids[:1])

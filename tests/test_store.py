@@ -487,7 +487,8 @@ def test_no_dask_cluster_is_one_line(scans, tmp_path, monkeypatch):
     with pytest.raises(Refused, match="no Dask scheduler answers at"):
         write(scans, tmp_path / "s", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(Refused, match="is no address"):
-        write(scans, tmp_path / "s", scheduler="nonsense")
+        write(scans, tmp_path / "never", scheduler="nonsense")
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_damaged_layer_is_refused_by_its_file_where_it_is_read(scans, tmp_path):

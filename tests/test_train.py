@@ -295,8 +295,14 @@ def test_a_training_starts_from_the_encoder_of_a_run(toy_store, tmp_path):
     train.pretrain(held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=1, lr=1e-30), init=tmp_path / "first", progress=False)
     first, second = (checkpoint.load_encoder(tmp_path / name).state_dict() for name in ("first", "second"))
     assert all(torch.allclose(first[name], second[name], rtol=0, atol=1e-20) for name in first)
-    with pytest.raises(Refused, match="other settings"):
-        train.pretrain(held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=2, lr=1e-30), resume=True, progress=False)
+    with pytest.raises(Refused, match=r"other settings \(lr, seed\); give these as they were"):
+        train.pretrain(held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=1, lr=1e-3, seed=5), resume=True, progress=False)
+    (tmp_path / "first").rename(tmp_path / "elsewhere")  # what a training started from may be gone when it goes on
+    for init in (None, tmp_path / "first"):
+        again = train.pretrain(
+            held, tmp_path / "second", recipe="sup_clip", config=replace(TOY, steps=1, lr=1e-30), resume=True, init=init, progress=False
+        )
+        assert len(again) == 1
 
 
 def test_the_blocks_of_another_methods_weights_start_a_training_or_are_refused(tmp_path):

@@ -17,10 +17,9 @@ from asapkit import parameters, workflow
 PARAMETERS = """
 lr: float = 1.5e-4  # learning rate
 top_k: list[int] = [1, 2]  # visible patches
-scale: str = "toy"
+scale: str = "toy"  # toy | small
 store: str | None = None
 verbose: bool = False
-scale: str = "toy"  # toy | small
 out: str = "build"  # figures go here
 """.strip()
 
@@ -80,7 +79,7 @@ def test_values_become_the_annotated_type(annotation, given, value):
 @pytest.mark.parametrize(
     "annotation, given",
     [
-        ("float", "fast"), ("int", 1.5), ("int", True), ("bool", "maybe"), ("bool", 3), ("str", 3), ("list[int]", "[1, x]"),
+        ("float", "fast"), ("int", 1.5), ("int", "inf"), ("int", True), ("bool", "maybe"), ("bool", 3), ("str", 3), ("list[int]", "[1, x]"),
         ("tuple[int, int]", "[1, 2, 3]"), ("Literal['a', 'b']", "c"), ("dict[str, float]", "[1]"), ("int | None", "many"), ("float", None),
     ],
 )  # fmt: skip

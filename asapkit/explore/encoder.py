@@ -108,6 +108,10 @@ def encoder_view(methods: Mapping, store, *, ids: Sequence[str] = ()):
     import ipywidgets
 
     ids = list(ids) or examples.held_out(store)[:SEEN]
+    if not methods:
+        raise Refused("no run is given; give at least one by its name")
+    if strange := [id for id in ids if id not in store]:
+        raise Refused(f"{strange[0]}: not in store {store.root}")
     tokens = lru_cache(maxsize=4 * SEEN)(lambda name, id: _tokens(methods[name], store, id))
     looked = lru_cache(maxsize=32)(lambda name, id, patch, layer: examples.looked_at(encoder_of(methods[name]), store, id, patch=patch, layer=layer))
     control = _controls(methods, ids)

@@ -24,6 +24,7 @@ STYLE = """<style>
   white-space: normal; flex: none}
 .asapkit-note {color: #8A3B00}
 .asapkit-patches select {font-family: monospace; white-space: pre}
+.asapkit-numbers {min-height: 5.2em}
 .asapkit-numbers .widget-html-content, .asapkit-note .widget-html-content {line-height: 1.35}
 </style>"""
 # A click tells where it fell, as shares of the picture's width and height, through a hidden text field: core widgets know no clicks on pictures.

@@ -87,5 +87,5 @@ def browse(store, *, id: str = ""):
         control.observe(lambda _: slices.draw(), "value")
     open_volume()
     left = ipywidgets.VBox([slices.box, told], layout={"flex": "3 1 0%", "min_width": "0"})
-    beside = ipywidgets.Box([report.box], layout={"flex": "1 1 0%", "min_width": "220px"})
+    beside = ipywidgets.Box([report.box], layout={"flex": "1 1 0%", "min_width": "220px", "margin": "0 0 0 8px"})
     return ipywidgets.VBox([ipywidgets.HBox([volume, window, organs, findings]), ipywidgets.HBox([left, beside])])

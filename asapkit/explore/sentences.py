@@ -33,6 +33,8 @@ def compare_view(methods: Mapping[str, object], store, *, ids: Sequence[str], se
     """`sentence_view` of every method and volume, one below the other: the static twin of `compare`."""
     from PIL import Image
 
+    if not methods or not ids:
+        raise Refused("nothing to compare; give at least one run and one volume")
     pages = [sentence_view(m, store, id, sentence=sentence, window=window, caption=f"run: {name}") for name, m in methods.items() for id in ids]
     whole = Image.new("RGB", (max(p.width for p in pages), sum(p.height + 12 for p in pages) - 12), "white")
     top = 0
@@ -91,7 +93,7 @@ class Explorer:
         left = ipywidgets.VBox(
             [self.numbers, self.told, self.slices.box, ipywidgets.Label(COLUMNS), self.patches], layout={"flex": "3 1 0%", "min_width": "0"}
         )
-        right = ipywidgets.VBox([self.report.box, self.evidence], layout={"flex": "1 1 0%", "min_width": "240px"})
+        right = ipywidgets.VBox([self.report.box, self.evidence], layout={"flex": "1 1 0%", "min_width": "240px", "margin": "0 0 0 8px"})
         title = [ipywidgets.HTML(f"<b>{escape(name)}</b>")] if name else []
         return ipywidgets.VBox([*title, top, self.typed, ipywidgets.HBox([left, right])])
 
@@ -169,7 +171,7 @@ class Explorer:
 def row_text(row) -> str:
     """A selected patch in one line: rank, similarity, organ that fills most of it, where its middle lies."""
     organ = f"{row.organ.replace('_', ' ')} {row.share:.0%}" if row.organ else "no organ"
-    return f"{row.rank:>3}   cosine {row.similarity:5.2f}   x {row.x_mm:4.0f}   y {row.y_mm:4.0f}   z {row.z_mm:4.0f} mm   {organ}"
+    return f"{row.rank:>3}   cosine {row.similarity:5.2f}   x {row.x_mm:z4.0f}   y {row.y_mm:z4.0f}   z {row.z_mm:z4.0f} mm   {organ}"
 
 
 def sentence_explorer(method, store, *, id: str = "", sentence: str = ""):

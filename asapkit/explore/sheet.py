@@ -17,6 +17,7 @@ from asapkit.drawing import ORGANS, TRUTH
 from asapkit.explore import layers
 from asapkit.planes import PLANES, WINDOWS, Cut, cuts, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
+from asapkit.types import Refused
 
 WIDTH, GAP = 1000, 6  # pixels of a page, and between its tiles
 TILES = 12  # drawn planes that are kept: turning one plane does not draw the other two again
@@ -40,6 +41,8 @@ class Crop:
 
     def voxel(self, mm) -> tuple[int, int, int]:
         """The voxel at world RAS millimetres, the nearest one where that lies outside the crop."""
+        if not np.isfinite(np.asarray(mm, float)).all():
+            raise Refused(f"position {tuple(mm)} mm: give three numbers")
         found = np.linalg.solve(self.affine[:3, :3], np.asarray(mm, float) - self.affine[:3, 3])
         return tuple(int(v) for v in np.clip(np.rint(found), 0, np.array(self.volume.shape) - 1))
 

@@ -17,6 +17,7 @@ import pandas as pd
 from asapkit import analysis, charts, exhibits
 from asapkit.drawing import Picture, encoder_colours
 from asapkit.ranks import THIRDS
+from asapkit.types import Refused
 
 PLOTLY = "application/vnd.plotly.v1+json"
 CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "", "responsive": True}
@@ -41,6 +42,8 @@ class Chart:
 
 def measured(encoders: Mapping, store, *, ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Ranks (encoder, id, layer, effective_rank, normalised, energy_rank_90) and spectra (L, q) by encoder, of attention outputs over volumes."""
+    if not encoders or not len(ids):
+        raise Refused("nothing to measure; give at least one encoder and one volume")
     values = {name: exhibits.attention_values(encoder, store, list(ids)) for name, encoder in encoders.items()}
     table = pd.concat([analysis.ranks(rows).assign(encoder=name) for name, rows in values.items()], ignore_index=True)
     return table, {name: analysis.spectra_of(rows.values()) for name, rows in values.items()}
@@ -53,6 +56,8 @@ def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = ""
     """
     import plotly.graph_objects as go
 
+    if table.empty:
+        raise Refused("the table of ranks is empty; `measured` makes one")
     twin = charts.effective_rank(table, value=value, title=title)
     names = list(dict.fromkeys(table["encoder"]))
     colours, figure = encoder_colours(names), go.Figure()
@@ -85,6 +90,8 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "") -> Chart:
     """
     from plotly.subplots import make_subplots
 
+    if not curves:
+        raise Refused("no spectra to draw; `measured` makes them")
     twin = charts.spectra(curves, title=title)
     words = THIRDS[min(3, max(len(c) for c in curves.values()))]
     figure = make_subplots(1, len(words), shared_yaxes=True, subplot_titles=words, horizontal_spacing=0.03)
