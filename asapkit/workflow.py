@@ -225,7 +225,7 @@ def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any]) -> Non
         kernel_name="python3",
         language="python",
         kernel_manager_class=ThisInterpreter,
-        progress_bar={"desc": notebook.stem, "leave": True},
+        progress_bar=not os.environ.get("TQDM_DISABLE") and {"desc": notebook.stem, "leave": True},
         start_timeout=120,
     )
 
