@@ -180,5 +180,6 @@ def _values(ax: Axes, volume: np.ndarray) -> None:
     ax.axvspan(-1000, 1000, color="#0072B2", alpha=0.07, linewidth=0)
     ax.set_yticks([], [])
     ax.minorticks_off()
-    ax.set_xlabel("HU; bars: voxels, logarithmic; shaded: the contract's window", labelpad=1)
+    ax.text(0.02, 0.98, "voxels, log scale", fontsize=6.5, color=GREY, va="top", transform=ax.transAxes)
+    ax.set_xlabel("HU (shaded: -1000 to 1000)", labelpad=1)
     ax.spines["bottom"].set_visible(True)
