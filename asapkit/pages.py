@@ -1,11 +1,15 @@
-"""The two kinds of page of a gallery, and how they look: one style sheet, light and dark, no script."""
+"""The two kinds of page of a gallery, how they look (one style sheet, light and dark, no script) and what of a notebook may stand in them."""
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Sequence
-from html import escape
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from html import escape, unescape
 from itertools import groupby
+from urllib.parse import quote
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What a browser may load for these pages: nothing but what lies in them."""
@@ -65,6 +69,114 @@ pre { background: var(--code); border: 1px solid var(--rule); border-radius: 8px
 """
 
 
+# ---------------------------------------------------------------------------------------------------- what of a notebook may stand in a page
+
+WORDS = re.compile(r"[\w-]+")
+TAGS = frozenset(WORDS.findall(
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p "
+    "pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr tt u ul var"
+))  # fmt: skip
+ATTRIBUTES = frozenset(WORDS.findall("abbr alt border class colspan dir height id lang open rowspan scope span start style title width"))
+PROPERTIES = frozenset(WORDS.findall(
+    "background background-color border border-bottom border-collapse border-color border-left border-right border-spacing border-style border-top "
+    "border-width caption-side color font-family font-size font-style font-variant-numeric font-weight height line-height max-width min-width "
+    "opacity padding padding-bottom padding-left padding-right padding-top text-align text-decoration vertical-align white-space width"
+))  # fmt: skip
+TABLE = re.compile(r"(?:#T_|\.dataframe\b)[\w\s.#>:()-]*")  # where a rule of pandas may reach: its own table
+DECLARATION = re.compile(r"\s*([a-z-]+)\s*:\s*((?:[\w\s#.,%!/-]|(?:(?<=rgb)|(?<=rgba)|(?<=hsl)|(?<=linear-gradient))\(|\))+)", re.I)
+PICTURE = re.compile(r"data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/\s]+={0,2}\s*")
+SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE\s+svg[^>\[]*>\s*)*<svg[\s>]", re.S)
+BEGINNINGS = {"png": rb"\x89PNG\r\n\x1a\n", "jpeg": rb"\xff\xd8\xff", "gif": rb"GIF8[79]a", "webp": rb"RIFF....WEBP"}
+
+
+def picture_kind(picture: bytes) -> str:
+    """png, jpeg, gif, webp or svg+xml by its first bytes; empty where it is none of them."""
+    return next((kind for kind, first in BEGINNINGS.items() if re.match(first, picture, re.S)), "svg+xml" if SVG.match(picture) else "")
+
+
+def data_address(picture: bytes) -> str:
+    """A picture as an address that holds it. An SVG runs no script and loads nothing where it is an <img>."""
+    return f"data:image/{picture_kind(picture)};base64,{base64.b64encode(picture).decode()}"
+
+
+def _may(tag: str, name: str, value: str) -> bool:
+    """Whether a tag keeps an attribute: pictures that lie in the page, links by https, http or mail, and what only formats."""
+    told = re.sub(r"[\x00-\x20\x7f-\xa0]", "", unescape(value))
+    if tag == "img" and name == "src":
+        return PICTURE.fullmatch(told) is not None
+    if tag == "a" and name == "href":
+        return re.match(r"(?:https?|mailto):|[^:]*$|[#./?]", told, re.I) is not None
+    return name in ATTRIBUTES
+
+
+class Declarations:
+    """What may stand in a style: properties of text and of a table's cells; no address, no escape, no string."""
+
+    def sanitize_css(self, style: str) -> str:
+        """The declarations that may stay. The name is the one that bleach calls."""
+        found = (DECLARATION.fullmatch(part.strip()) for part in style.split(";"))
+        return " ".join(f"{m[1].lower()}: {m[2].strip()};" for m in found if m and m[1].lower() in PROPERTIES)
+
+
+def _rules(sheet: str) -> str:
+    """The rules of a style sheet that reach no further than a table of pandas."""
+    kept = []
+    for rule in re.sub(r"/\*.*?\*/", "", sheet, flags=re.S).split("}"):
+        selectors, _, declared = rule.partition("{")
+        reached = [part.strip() for part in selectors.split(",")]
+        if all(TABLE.fullmatch(part) for part in reached) and (style := Declarations().sanitize_css(declared)):
+            kept.append(f"{', '.join(reached)} {{ {style} }}")
+    return "\n".join(kept)
+
+
+def _kept(source, rules: list[str]) -> Iterator[dict]:
+    """Parsed HTML without scripts and style sheets, whose rules go to `rules`, and without pictures that have no address."""
+    inside = ""
+    for token in source:
+        name, data = token.get("name"), token.get("data")
+        if inside:
+            if inside == "style" and token["type"] in ("Characters", "SpaceCharacters"):
+                rules.append(data)
+            inside = "" if token["type"] == "EndTag" and name == inside else inside
+        elif token["type"] == "StartTag" and name in ("script", "style"):
+            inside = name
+        elif name == "img":
+            if (None, "src") in data:
+                data[None, "alt"] = data.get((None, "alt"), "").strip() or "picture"
+                yield token
+        else:
+            yield token
+
+
+def sanitised(html: str) -> str:
+    """HTML of which only what formats is left, well closed: nothing that loads, runs, sends, leads off by itself or reaches the rest of the page."""
+    from bleach.sanitizer import Cleaner
+
+    sheets: list[str] = []
+    told = {"attributes": _may, "protocols": {"http", "https", "mailto", "data"}, "strip": True, "css_sanitizer": Declarations()}
+    body = Cleaner(tags=TAGS | {"script", "style"}, filters=[partial(_kept, rules=sheets)], **told).clean(html)
+    body = Cleaner(tags=TAGS, **told).clean(body)  # once more with neither, so that nothing hangs on how the first reading ended
+    rules = _rules("".join(sheets))
+    return (f"<style>{rules}</style>" if rules else "") + body
+
+
+def rendered(text: str) -> str:
+    """Markdown as HTML that may stand in a page."""
+    from nbconvert.filters import markdown2html
+
+    try:
+        return sanitised(markdown2html(text))
+    except Exception:  # nbconvert raises for a picture attached to a cell, mistune for what it cannot nest
+        return f"<pre>{escape(text)}</pre>"
+
+
+def _link(path: str) -> str:
+    return escape(quote(os.fsencode(path.replace(os.sep, "/")), safe="/="))
+
+
+# --------------------------------------------------------------------------------------------------------------------- pages
+
+
 def _document(title: str, body: str) -> str:
     head = [
         '<meta charset="utf-8">', f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
@@ -76,9 +188,7 @@ def _document(title: str, body: str) -> str:
 
 def _inline(text: str) -> str:
     """A sentence with its bold and code words, as HTML inside a paragraph."""
-    from nbconvert.filters import markdown2html
-
-    return markdown2html(text).strip().removeprefix("<p>").removesuffix("</p>")
+    return rendered(text).strip().removeprefix("<p>").removesuffix("</p>")
 
 
 def index(cards: Sequence[tuple], *, title: str) -> str:
@@ -98,7 +208,7 @@ def _card(page, small: str) -> str:
     picture = f'<img src="{small}" alt="First picture of: {escape(page.title)}" loading="lazy">' if small else "<span>no picture</span>"
     said = f'<p class="fault">{escape(page.fault)}</p>' if page.fault else f"<p>{_inline(page.answer)}</p>" if page.answer else ""
     meta = " · ".join(filter(None, (page.path.stem, page.note)))
-    link = f'<h3><a href="{escape(page.path.as_posix())}">{escape(page.title)}</a></h3>'
+    link = f'<h3><a href="{_link(page.path.as_posix())}">{escape(page.title)}</a></h3>'
     return f'<article class="card"><div class="plate">{picture}</div>{link}{said}<p class="meta">{escape(meta)}</p></article>'
 
 
@@ -108,10 +218,10 @@ def notebook(page, *, up: str, before=None, after=None) -> str:
     def way(other, words: str, rel: str) -> str:
         if other is None:
             return ""
-        target = os.path.relpath(other.path, page.path.parent).replace(os.sep, "/")
-        return f'<a rel="{rel}" href="{escape(target)}">{words}: {escape(other.title)}</a>'
+        target = os.path.relpath(other.path, page.path.parent)
+        return f'<a rel="{rel}" href="{_link(target)}">{words}: {escape(other.title)}</a>'
 
-    ways = f'<a href="{escape(up)}">All questions</a>{way(before, "Before", "prev")}{way(after, "Next", "next")}'
+    ways = f'<a href="{_link(up)}">All questions</a>{way(before, "Before", "prev")}{way(after, "Next", "next")}'
     fault = f'<p class="fault" role="alert">{escape(page.fault)}</p>' if page.fault else ""
     title = "" if any("<h1" in block for block in page.blocks) else f"<h1>{escape(page.title)}</h1>"
     nav = f'<header><nav aria-label="notebooks">{ways}</nav></header>'
