@@ -6,7 +6,9 @@ Numbers only; `explore.board` draws them. A damaged or half-written run folder i
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +23,9 @@ MARKS = ("method.json", "state.pt", "history.csv", status.FILE)
 LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
 LAST = 0.05  # share of the steps over which a last loss is the mean
 SCORES = {"probe": "macro AUROC of linear probes", "hit": "share of sentences whose highest patch lies in the truth"}
+ABSENT = object()
 COST = ("seconds", "seconds_per_step", "memory_mb", "gpu_memory_mb")
+PATHS = ("init", "store")  # settings that are paths: told by their ends
 STATES = (*status.STATES, "unknown", "damaged")
 
 
@@ -35,6 +39,7 @@ class Run:
     reason: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     history: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"step": []}))
+    done: int = 0  # by the status, else by the history, which ends with the last checkpoint
     steps: int = 0  # asked for
     seconds: float = float("nan")
     seconds_per_step: float = float("nan")
@@ -69,54 +74,98 @@ def _is_run(folder: Path, files: Iterable[str]) -> bool:
         return True
     try:
         return "config.json" in files and "scale" in checkpoint.described(folder)
-    except Refused:
+    except (Refused, OSError):
         return False  # some other program's file
 
 
 def read(folder: Path | str, *, name: str = "") -> Run:
     """One run folder; what cannot be read in it becomes state "damaged" and the reason, never an error."""
     run, name = Path(folder), name or Path(folder).name
-    faults: list[str] = []
-    settings = _attempt(_settings, run, faults) or {}
+    faults, notes = list[str](), list[str]()
+    settings = (_attempt(_settings, run, faults) or {}) | (_attempt(_store, run, faults) or {})
     history = _attempt(_history, run, faults)
     said = _attempt(status.read, run, faults)
-    steps = int(settings.get("steps") or (said.steps if said else 0))
-    done = len(history) if history is not None else 0
-    state, reason = _state(run, said, done=done, steps=steps)
+    kept = len(history) if history is not None else 0
+    done, steps = max(kept, said.step if said else 0), settings.get("steps") or (said.steps if said else 0)
+    state, reason = _attempt(lambda place: _state(place, said, done=kept, steps=steps), run, faults) or ("unknown", "")
+    if done > kept and not faults:
+        notes.append(f"kept up to step {kept}" if kept else "no checkpoint yet" if state == "running" else "no checkpoint was kept")
+    found = _attempt(lambda place: scores(place, notes), run, notes) or {}
+    cost = _attempt(lambda place: _cost(place, said, kept), run, notes) or {}
     if faults:
         state, reason = "damaged", "; ".join(faults)
-    cost = {"seconds": said.seconds, "memory_mb": said.memory_mb or float("nan"), "gpu_memory_mb": said.gpu_memory_mb or float("nan")} if said else {}
-    if said and said.timed:
-        cost["seconds_per_step"] = said.seconds / said.timed
-    elif said is None and done:
-        cost["seconds_per_step"] = _logged_pace(run)
-        cost["seconds"] = cost["seconds_per_step"] * done
     told = {} if history is None else {"history": history}
-    return Run(name, run, state, reason, settings=settings, steps=steps, scores=scores(run), **told, **cost)
+    reason = _one_line("; ".join(filter(None, [reason, *dict.fromkeys(notes)])))
+    return Run(name, run, state, reason, settings=settings, done=done, steps=steps, scores=found, **told, **cost)
 
 
 def _attempt(reader, run: Path, faults: list[str]):
+    """What a reader finds, or None and a fault more: whatever lies in one folder, the others are still shown."""
     try:
         return reader(run)
     except Refused as error:
         faults.append(str(error).replace(f"{run}{os.sep}", ""))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:
         faults.append(status.without_folders(f"{type(error).__name__}: {error}"))
     return None
 
 
+def _one_line(text: str) -> str:
+    """Words of a file as a cell can show them: one line, not endless, no half letters."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())[:400]
+
+
+def _cost(run: Path, said: status.Status | None, done: int) -> dict[str, float]:
+    if said is None:
+        pace = _logged_pace(run) if done else float("nan")
+        return {"seconds_per_step": pace, "seconds": pace * done}
+    pace = {"seconds_per_step": said.seconds / said.timed} if said.timed else {}
+    return {name: float(getattr(said, name)) or float("nan") for name in ("memory_mb", "gpu_memory_mb")} | {"seconds": float(said.seconds)} | pace
+
+
 def _settings(run: Path) -> dict[str, Any]:
-    """Configuration, recipe, options and weights of the losses under one name each. Raises: Refused for what is missing or damaged."""
+    """Configuration, recipe, start, options and weights of the losses under one name each. Raises: Refused for what is missing or damaged."""
     for name in ("config.json", "method.json"):
         if not (run / name).is_file():
             raise Refused(f"{run / name}: not there; the folder was copied in part, or its training was killed while it began")
-    config, said = checkpoint.settings(run)
-    weights = {f"weight of {name}": value for name, value in said.get("weights", {}).items()}
-    return {"recipe": said["recipe"], **asdict(config), **{_option(name, config): v for name, v in said["options"].items()}, **weights}
+    config = checkpoint.read_config(run)
+    said = _named(run / "method.json", recipe="str", options="dict", weights="dict?", init="str?")
+    try:
+        status.require("steps", config.steps, "int")
+    except ValueError as error:
+        raise Refused(f"config.json: damaged ({error})") from error
+    weights = {f"weight of {name}": value for name, value in (said.get("weights") or {}).items()}
+    start = {"init": os.path.normpath(said["init"])} if said.get("init") else {}
+    return {"recipe": said["recipe"], **asdict(config), **start, **{_option(name, config): v for name, v in said["options"].items()}, **weights}
+
+
+def _named(file: Path, **kinds: str) -> dict[str, Any]:
+    """A file of fields by name, of these kinds; one with a ? may be missing. Raises: Refused naming file and field."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        status.require("", said, "dict")
+        for name, kind in kinds.items():
+            if name not in said and not kind.endswith("?"):
+                raise ValueError(f"`{name}` is missing")
+            if said.get(name) is not None or not kind.endswith("?"):
+                status.require(name, said[name], kind.rstrip("?"))
+        for name, value in (said.get("weights") or {}).items():
+            status.require(f"weights.{name}", value, "float", low=-status.MOST)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{file}: damaged ({error}); take it from a copy, or train again") from error
+    return said
+
+
+def _store(run: Path) -> dict[str, str]:
+    """Where the store of the training lies; nothing where the run does not say."""
+    if not (run / "data.json").exists():
+        return {}
+    _named(run / "data.json", store="str")
+    return {"store": str(checkpoint.trained_on(run))}
 
 
 def _option(name: str, config) -> str:
-    return f"option {name}" if hasattr(config, name) else name
+    return f"option {name}" if hasattr(config, name) or name in PATHS else name
 
 
 def _history(run: Path) -> pd.DataFrame | None:
@@ -161,34 +210,45 @@ def _logged_pace(run: Path) -> float:
 # ------------------------------------------------------------------------------------------------------------------------ scores
 
 
-def scores(run: Path) -> dict[str, tuple[float, float, float]]:
+def scores(run: Path, notes: list[str] | None = None) -> dict[str, tuple[float, float, float]]:
     """Scores of a run with their intervals, from the files in it, beside it, or, where its folder is called runs, beside that folder.
 
     `SCORES` says what they are: probes.json and grounding_<run>.json as `evidence` writes them, else a scores.csv, else a summary.json.
     """
     found: dict[str, tuple[float, float, float]] = {}
-    places = [run, run.parent, *([run.parent.parent] if run.parent.name == "runs" else [])]
-    for place in places:
-        probes, grounded = _json(place / "probes.json"), _json(place / f"grounding_{run.name}.json")
-        summary, table = _json(place / "summary.json"), _csv(place / "scores.csv")
-        _add(found, "probe", _at(probes, "probe_macro_auroc", run.name))
-        _add(found, "hit", _at(grounded, "intervals", "hit") or grounded.get("hit"))
-        for row in _macro_rows(table, run.name, alone=place == run):
-            _add(found, "probe", {"value": row.get("auroc"), "low": row.get("low"), "high": row.get("high")} if "hit" not in row else None)
-            _add(found, "hit", {"value": row.get("hit"), "low": row.get("low"), "high": row.get("high")} if "hit" in row else None)
-        _add(found, "probe", _at(summary, "probe_macro_auroc", run.name))
+    notes = [] if notes is None else notes
+
+    def add(score: str, said: Any, file: str) -> None:
+        """Keeps the first that is a number; where no interval is known its ends are NaN."""
+        if said is ABSENT or score in found:
+            return
+        value, low, high = (
+            (_number(said.get(key)) for key in ("value", "low", "high")) if isinstance(said, Mapping) else (_number(said), *2 * [math.nan])
+        )
+        if value is not None and value == value:
+            found[score] = (value, *(math.nan if end is None else end for end in (low, high)))
+        elif value is None:
+            notes.append(f"{file}: no number stands for `{score}`")
+
+    for place in [run, run.parent, *([run.parent.parent] if run.parent.name == "runs" else [])]:
+        probes, grounded, summary = (_json(place / f, notes) for f in ("probes.json", f"grounding_{run.name}.json", "summary.json"))
+        add("probe", _at(probes, "probe_macro_auroc", run.name), "probes.json")
+        add("hit", _at(grounded, "intervals", "hit"), f"grounding_{run.name}.json")
+        add("hit", _at(grounded, "hit"), f"grounding_{run.name}.json")
+        for row in _macro_rows(_csv(place / "scores.csv"), run.name, alone=place == run):
+            score, column = ("hit", "hit") if "hit" in row else ("probe", "auroc")
+            add(score, {"value": row[column], "low": row.get("low"), "high": row.get("high")} if column in row else ABSENT, "scores.csv")
+        add("probe", _at(summary, "probe_macro_auroc", run.name), "summary.json")
     return found
 
 
-def _add(found: dict, name: str, said: Any) -> None:
-    """Keeps the first that is a number; where no interval is known its ends are NaN."""
-    if isinstance(said, int | float):
-        said = {"value": said}
-    if name in found or not isinstance(said, Mapping):
-        return
-    three = tuple(pd.to_numeric(said.get(key), errors="coerce") if said.get(key) is not None else float("nan") for key in ("value", "low", "high"))
-    if not pd.isna(three[0]):
-        found[name] = tuple(float(v) for v in three)
+def _number(value: Any) -> float | None:
+    """A finite number, or NaN where it says so; None for anything else."""
+    try:
+        told = None if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if told is None or math.isinf(told) else told
 
 
 def _macro_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
@@ -196,15 +256,19 @@ def _macro_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
     if not {"encoder", "finding"} <= set(table):
         return []
     rows = table[(table["finding"] == "macro") & ((table["encoder"] == name) | alone)]
-    if "share" in rows and rows["share"].notna().any():
-        rows = rows[rows["share"].isna() | (rows["share"] == rows["share"].max())]
+    if "share" in rows:
+        share = pd.to_numeric(rows["share"], errors="coerce")
+        rows = rows[rows["share"].isna() | (share == share.max())]
     return [row.dropna().to_dict() for _, row in rows.iterrows()]
 
 
-def _json(file: Path) -> dict:
+def _json(file: Path, notes: list[str]) -> dict:
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        notes.append(f"{file.name}: damaged")
         return {}
     return said if isinstance(said, dict) else {}
 
@@ -218,7 +282,7 @@ def _csv(file: Path) -> pd.DataFrame:
 
 def _at(said: Any, *keys: str) -> Any:
     for key in keys:
-        said = said.get(key) if isinstance(said, Mapping) else None
+        said = said.get(key, ABSENT) if isinstance(said, Mapping) else ABSENT
     return said
 
 
@@ -234,11 +298,11 @@ def collect(folder: Path | str) -> list[Run]:
 def differing(runs: Iterable[Run]) -> list[str]:
     """Settings that are not the same in all runs that could be read. An option that a run does not name is its recipe's default.
 
-    A configuration's field or a loss weight that a run lacks is none of its own, and differs from nothing.
+    A configuration's field, store or loss weight that a run lacks is none of its own, and differs from nothing.
     """
     readable = [run.settings for run in runs if run.settings]
     names = list(dict.fromkeys(name for settings in readable for name in settings))
-    fixed = set(checkpoint.Config.__dataclass_fields__) | {n for n in names if n.startswith("weight of ")}
+    fixed = {"store", *checkpoint.Config.__dataclass_fields__} | {n for n in names if n.startswith("weight of ")}
     told = {name: [s.get(name) for s in readable if name in s or name not in fixed] for name in names}
     return [name for name in names if len({json.dumps(v, sort_keys=True, default=str) for v in told[name]}) > 1]
 
@@ -251,9 +315,10 @@ def table(folder: Path | str | None = None, *, found: list[Run] | None = None) -
     """
     found = collect(folder) if found is None else found
     differ, rows = differing(found), {}
+    ends = {name: _ends(run.settings[name] for run in found if name in run.settings) for name in PATHS}
     for run in found:
-        row: dict[str, Any] = {"state": run.state, "reason": run.reason, "done": len(run.history), "steps": run.steps}
-        row |= {name: _plain(run.settings[name]) if name in run.settings else None for name in differ}
+        row: dict[str, Any] = {"state": run.state, "reason": run.reason, "done": run.done, "steps": run.steps}
+        row |= {name: _plain(run.settings.get(name), ends.get(name, {})) for name in differ}
         last = run.history.tail(max(1, round(LAST * len(run.history)))).mean()
         row |= {f"last {loss}": float(last[loss]) for loss in LOSSES if loss in run.history and len(run.history)}
         for name, three in run.scores.items():
@@ -269,9 +334,21 @@ def table(folder: Path | str | None = None, *, found: list[Run] | None = None) -
     return made.drop(columns=unknown).rename_axis("run")
 
 
-def _plain(value: Any) -> Any:
-    """A setting as a cell of a table: numbers and words as they are, sequences joined."""
-    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else value
+def _plain(value: Any, ends: Mapping[str, str]) -> Any:
+    """A setting as a cell of a table: numbers and words as they are, sequences joined, of a path its end."""
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else ends.get(value, value) if isinstance(value, str) else value
+
+
+def _ends(paths: Iterable[str]) -> dict[str, str]:
+    """The shortest end of every path that no other of them has."""
+    parts = {path: re.split(r"[/\\]", path) for path in paths}
+
+    def end(path: str) -> str:
+        names = parts[path]
+        taken = (n for n in range(1, len(names)) if not any(names[-n:] == other[-n:] for p, other in parts.items() if p != path))
+        return "/".join(names[-next(taken, len(names)) :])
+
+    return {path: end(path) for path in parts}
 
 
 def tally(table: pd.DataFrame) -> str:
@@ -282,9 +359,46 @@ def tally(table: pd.DataFrame) -> str:
     return f"{len(table)} run{'s' * (len(table) != 1)}: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
 
 
+def answer(table: pd.DataFrame) -> str:
+    """In sentences: which runs there are, what they took, which probe is best, and what came of those that were lost."""
+    if table.empty:
+        return "There is no run yet: `asapkit pretrain` makes one."
+    one, state = len(table) == 1, table["state"].iloc[0]
+    ended = {"running": "it is running", "stopped": "it was stopped", "damaged": "its folder is damaged", "unknown": "how it ended is unknown"}
+    said = [f"There is one run, `{table.index[0]}`: {ended.get(state, f'it {state}')}." if one else f"There are {tally(table)}."]
+    seconds = table["seconds"].dropna() if "seconds" in table else table["steps"].head(0)
+    if took := duration(float(seconds.sum())) if len(seconds) else "":
+        said.append(f"It trained for {took}." if one else f"The recorded training took {took} in all.")
+    else:
+        said.append(f"{'Its' if one else 'Their'} training time is not recorded.")
+    said.append(_best(table, one=one))
+    for name, row in table[table["state"].isin(["crashed", "damaged"])].iterrows():
+        what = "crashed" if row["state"] == "crashed" else "is damaged"
+        said.append(f"`{name}` {what}: {row['reason'].rstrip('.') or 'it does not say why'}.")
+    return " ".join(said)
+
+
+def _best(table: pd.DataFrame, *, one: bool) -> str:
+    scored = table.dropna(subset=["probe"]).sort_values("probe", ascending=False) if "probe" in table else table.head(0)
+    ends = [f" ({r.probe_low:.3f} to {r.probe_high:.3f})" if r.probe_low <= r.probe_high else "" for r in scored.itertuples()]
+    reached = [f"{value:.3f}{end}" for value, end in zip(scored.get("probe", []), ends, strict=True)]
+    if not reached:
+        more = "" if one else ", and losses of different recipes cannot be compared"
+        return f"No probe's score lies beside {'it' if one else 'them'} yet: `asapkit evaluate` writes some{more}."
+    if len(reached) == 1:
+        return f"Its probe reaches {reached[0]}." if one else f"Only `{scored.index[0]}` has a probe: {reached[0]}."
+    apart = scored["probe_low"].iloc[0] > scored["probe_high"].iloc[1]
+    why = (
+        "without both intervals the order may be chance"
+        if not all(ends[:2])
+        else f"their intervals {'lie apart' if apart else 'overlap, so the order may be chance'}"
+    )
+    return f"The best probe is that of `{scored.index[0]}`, {reached[0]}, before `{scored.index[1]}`, {reached[1]}; {why}."
+
+
 def duration(seconds: float) -> str:
-    """184 -> 3 min 4 s; nothing for an unknown one."""
-    if seconds != seconds:
+    """184 -> 3 min 4 s; nothing for one that is unknown or makes no sense."""
+    if not 0 <= seconds < math.inf:
         return ""
     whole = round(seconds)
     for unit, big, small in ((86400, "d", "h"), (3600, "h", "min"), (60, "min", "s")):

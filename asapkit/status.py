@@ -15,8 +15,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from asapkit.types import Refused
 
@@ -24,6 +25,8 @@ FILE = "status.json"
 BEAT = 10.0  # seconds between two signs of life, at least
 SILENT = 900.0  # seconds without one after which a run on another host counts as gone; more where its steps are slow
 STATES = ("running", "finished", "stopped", "crashed")
+MOST = 1e15  # above any second, step, process or MB that a record holds
+KINDS = {"str": (str, "words"), "int": (int, "a whole number"), "float": ((int, float), "a number"), "dict": (dict, "fields by name")}
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,36 @@ def read(run: Path) -> Status | None:
     file = Path(run) / FILE
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-        status = Status(**{f.name: said[f.name] for f in fields(Status) if f.name in said})
-        numbers = (status.pid, status.born, status.updated, status.step, status.steps, status.seconds, status.timed, status.memory_mb)
-        if status.state not in STATES or not all(isinstance(v, int | float) for v in numbers):
-            raise ValueError("no state, or words where numbers belong")
-        return status
+        return Status(**_checked(said))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"{FILE}: damaged ({' '.join(str(error).split())[:120]})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{FILE}: damaged ({' '.join(str(error).split())[:160]})") from error
+
+
+def _checked(said: Any) -> dict[str, Any]:
+    """Fields of a status. Raises: ValueError naming the first that is missing or of another kind."""
+    require("", said, "dict")
+    for field in fields(Status):
+        if field.name in said:
+            require(field.name, said[field.name], str(field.type), low=1 if field.name == "pid" else 0)
+        elif field.default is MISSING:
+            raise ValueError(f"`{field.name}` is missing")
+    if said["state"] not in STATES:
+        raise ValueError(f"`state` is {said['state'][:20]}, where one of {', '.join(STATES)} belongs")
+    return {f.name: said[f.name] for f in fields(Status) if f.name in said}
+
+
+def require(name: str, value: Any, kind: str, *, low: float = 0) -> None:
+    """Raises: ValueError for a value that is not of its kind (of `KINDS`), or a number below `low` or without end. Words are never quoted."""
+    of, wanted = KINDS[kind]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, of) and (kind in ("str", "dict") or (number and low <= value < MOST)):
+        return
+    words = {str: "words", list: "a list", dict: "fields by name", bool: "a yes or no"}
+    is_ = f"{value!r:.20}" if number else words.get(type(value), "nothing")
+    plural = "belong" if kind in ("str", "dict") else f"{'from ' + str(low) + ' on ' if number else ''}belongs"
+    raise ValueError(f"{f'`{name}` is ' if name else ''}{is_}, where {wanted} {plural}")
 
 
 def verdict(status: Status, *, now: float | None = None) -> tuple[str, str]:
@@ -169,12 +193,14 @@ def _ago(seconds: float) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this host has this number and is no zombie."""
+    """Whether a process of this host has this number and is no zombie; 0 and below are no numbers of one."""
+    if pid < 1:
+        return False
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True  # somebody else's process, but a process
-    except (OSError, OverflowError, TypeError):
+    except (OSError, OverflowError):
         return False
     stat = _stat(pid)
     return not stat or stat[0] != "Z"

@@ -193,6 +193,22 @@ def test_the_board_widget_reads_again_sorts_and_draws_the_chosen(tmp_path):
     assert order.index("a") < order.index("b")
 
 
+def test_odd_files_take_down_neither_the_board_nor_the_widget(tmp_path):
+    odd = [{"error": ["x"]}, {"gpu_memory_mb": "lots"}, {"seconds": float("inf")}, {"pid": -1, "state": "running"}, {"message": "\ud800 $x"}]
+    for number, changes in enumerate(odd):
+        ran(tmp_path / "runs", f"r{number}", done=2)
+        told = {"state": "crashed", "pid": 1, "born": 0, "host": "h", "updated": 1.0, "step": 3, "steps": 4, "seconds": 3.0, "timed": 3, "error": "E"}
+        (tmp_path / "runs" / f"r{number}" / "status.json").write_text(json.dumps(told | changes))
+    scores = {"r0": {"value": [1]}, "r1": {"value": 0.6, "low": 0.5, "high": "x"}, "r2": {}}
+    (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores}))
+    said = texts(explore.board_view(tmp_path / "runs"))
+    assert said.count("damaged") == 4 and said.count("crashed") == 1 and "3 of 4" in said and "0.600" in said
+    explore.board_view(tmp_path / "runs")._repr_png_()
+    widget = explore.board(tmp_path / "runs")
+    assert widget.children[0].children[1].value == "5 runs: 1 crashed, 4 damaged"
+    assert "nan" not in widget.children[1].value and "kept up to step 2" in widget.children[1].value
+
+
 def test_a_folder_without_runs_is_said_in_the_widget(tmp_path):
     widget = explore.board(tmp_path / "absent")
     assert "no such folder" in widget.children[0].children[1].value
@@ -214,7 +230,10 @@ def test_a_run_that_lacks_the_first_loss_has_its_name_in_the_legend():
     assert [t.get_text() for t in legend.get_texts()] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(184, "3 min 4 s"), (7325, "2 h 2 min"), (90000, "1 d 1 h"), (2.25, "2.2 s"), (float("nan"), "")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(184, "3 min 4 s"), (7325, "2 h 2 min"), (90000, "1 d 1 h"), (2.25, "2.2 s"), (float("nan"), ""), (float("inf"), ""), (-1.0, "")],
+)
 def test_durations_are_told_in_two_units(seconds, said):
     assert runs.duration(seconds) == said
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from asapkit import runs, status, store, train
+from asapkit import checkpoint, runs, status, store, train
 from asapkit.config import Config
 from asapkit.types import Refused
 
@@ -220,3 +220,183 @@ def test_settings_are_named_once(tmp_path):
     run = runs.read(made(tmp_path / "a", options={"lr": 5}))
     assert run.settings["lr"] == TOY.lr and run.settings["option lr"] == 5
     assert set(asdict(TOY)) < set(run.settings)
+
+
+# ---------------------------------------------------------------------------------------------- the start, the store, what was kept
+
+
+def change(file: Path, **changes) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_runs_that_differ_in_their_start_or_their_store_alone_show_it(tmp_path):
+    for name in ("a", "b", "c"):
+        change(made(tmp_path / "runs" / name) / "method.json", **({} if name == "a" else {"init": f"/some/where/{name}/weights.pth"}))
+        checkpoint.record_store(tmp_path / "runs" / name, tmp_path / ("one" if name != "c" else "two"))
+    table = runs.table(tmp_path / "runs")
+    assert set(table.columns[4:6]) == {"init", "store"}
+    assert pd.isna(table.at["a", "init"]) and table["init"].tolist()[1:] == ["b/weights.pth", "c/weights.pth"], (
+        "the shortest end that tells them apart"
+    )
+    assert table["store"].tolist() == ["one", "one", "two"]
+
+
+def test_one_store_seen_from_two_depths_is_no_difference_nor_is_a_run_that_does_not_say(tmp_path):
+    for name in ("a", "deep/b", "silent"):
+        run = made(tmp_path / "runs" / name)
+        if name != "silent":
+            checkpoint.record_store(run, tmp_path / "store")
+    assert runs.differing(runs.collect(tmp_path / "runs")) == []
+
+
+def test_steps_since_the_last_checkpoint_are_done_and_what_was_kept_is_said(tmp_path):
+    long = replace(TOY, steps=120)
+    record(made(tmp_path / "a", config=long, done=0), state="crashed", error="RuntimeError", message="in train.step, line 5", step=90, steps=120)
+    record(made(tmp_path / "b", config=long, done=80), step=90, steps=120)
+    record(made(tmp_path / "c", config=long, done=0), step=3, steps=120)
+    record(made(tmp_path / "d", config=long, done=1), state="stopped", step=1, steps=120)
+    table = runs.table(tmp_path)
+    assert table["done"].tolist() == [90, 90, 3, 1]
+    assert table["reason"].tolist() == [
+        "RuntimeError: in train.step, line 5; no checkpoint was kept", "kept up to step 80", "no checkpoint yet", "interrupted by hand",
+    ]  # fmt: skip
+    assert runs.tally(table) == "4 runs: 2 running, 1 stopped, 1 crashed"
+
+
+# ------------------------------------------------------------------------------------------------------------- odd values in its files
+
+ODD_STATUS = [
+    ("error", 5), ("error", ["x"]), ("message", {}), ("host", None), ("gpu_memory_mb", "lots"), ("seconds", float("inf")), ("seconds", float("nan")),
+    ("seconds", -1), ("pid", 0), ("pid", -1), ("pid", 1.5), ("step", True), ("step", "2"), ("steps", 10**30), ("born", None), ("updated", []),
+    ("timed", 0.5), ("state", ["running"]), ("state", "asleep"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), ODD_STATUS, ids=str)
+def test_an_odd_value_in_a_status_is_a_row_that_names_the_field(name, value, tmp_path):
+    made(tmp_path / "good")
+    record(made(tmp_path / "bad", done=2), **({"state": "crashed"} if name in ("error", "message") else {}) | {name: value})
+    table = runs.table(tmp_path)
+    assert table["state"].tolist() == ["damaged", "finished"]
+    assert table.at["bad", "reason"].startswith(f"status.json: damaged (`{name}` is "), table.at["bad", "reason"]
+    assert table.at["bad", "done"] == 2
+
+
+def test_a_status_that_lacks_a_field_or_has_no_bottom_is_named(tmp_path):
+    run = made(tmp_path / "a", done=2)
+    (run / status.FILE).write_text('{"state": "running"}')
+    assert runs.read(run).reason == "status.json: damaged (`pid` is missing)"
+    (run / status.FILE).write_text("[" * 100_000)
+    assert runs.read(run).reason.startswith("status.json: damaged")
+
+
+@pytest.mark.parametrize("pid", [0, -1, 10**30])
+def test_no_process_has_such_a_number(pid):
+    assert not status.alive(pid)
+
+
+@pytest.mark.parametrize(
+    "value", [[1], None, {}, {"value": [1]}, {"value": None}, {"value": {}}, {"value": "lots"}, {"value": float("inf")}], ids=str
+)
+def test_an_odd_score_leaves_the_run_as_it_is_and_is_said(value, tmp_path):
+    made(tmp_path / "a")
+    (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": {"a": value}}))
+    (tmp_path / "grounding_a.json").write_text(json.dumps({"hit": 0.3, "intervals": {"hit": {"value": 0.3, "low": [1], "high": {}}}}))
+    found = runs.read(tmp_path / "a")
+    assert found.state == "finished" and found.reason.startswith("probes.json: no number stands for `probe`")
+    assert set(found.scores) == {"hit"} and found.scores["hit"][0] == 0.3 and pd.isna(found.scores["hit"][1])
+
+
+def test_score_files_that_cannot_be_read_are_said(tmp_path):
+    made(tmp_path / "a")
+    (tmp_path / "probes.json").write_text("{")
+    (tmp_path / "scores.csv").write_text("encoder,finding,share,auroc\na,macro,many,.5\na,macro,,words\na,macro,0.5,.6\n")
+    found = runs.read(tmp_path / "a")
+    assert (found.state, found.reason, found.scores["probe"][0]) == (
+        "finished",
+        "probes.json: damaged; scores.csv: no number stands for `probe`",
+        0.6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"options": [1]}, "method.json: damaged (`options` is a list, where fields by name belong)"),
+        ({"weights": "many"}, "method.json: damaged (`weights` is words, where fields by name belong)"),
+        ({"weights": {"reconstruct": []}}, "method.json: damaged (`weights.reconstruct` is a list, where a number belongs)"),
+        ({"recipe": None}, "method.json: damaged (`recipe` is nothing, where words belong)"),
+        ({"init": 5}, "method.json: damaged (`init` is 5, where words belong)"),
+    ],
+)
+def test_a_damaged_method_names_its_field(changes, says, tmp_path):
+    change(made(tmp_path / "a") / "method.json", **changes)
+    assert (runs.read(tmp_path / "a").state, runs.read(tmp_path / "a").reason.split(";")[0]) == ("damaged", says)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("method.json", "[1]", "method.json: damaged (a list, where fields by name belong)"),
+        ("method.json", "{}", "method.json: damaged (`recipe` is missing)"),
+        ("method.json", "{", "method.json: damaged (Expecting"),
+        ("data.json", '{"store": 5}', "data.json: damaged (`store` is 5, where words belong)"),
+        ("data.json", "[]", "data.json: damaged (a list, where fields by name belong)"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_shape_is_named(name, text, says, tmp_path):
+    (made(tmp_path / "a") / name).write_text(text)
+    assert runs.read(tmp_path / "a").state == "damaged" and runs.read(tmp_path / "a").reason.startswith(says)
+
+
+@pytest.mark.parametrize("steps", ["many", [4], None, float("inf"), 4.5, True])
+def test_odd_steps_in_a_configuration_are_a_row(steps, tmp_path):
+    change(made(tmp_path / "a") / "config.json", steps=steps)
+    table = runs.table(tmp_path)
+    assert table.at["a", "state"] == "damaged" and table.at["a", "reason"].startswith("config.json: damaged")
+
+
+# ------------------------------------------------------------------------------------------------------------------------ the answer
+
+
+def test_the_answer_reads_well_for_no_run_one_and_many(tmp_path):
+    assert runs.answer(runs.table(tmp_path)) == "There is no run yet: `asapkit pretrain` makes one."
+    made(tmp_path / "a")
+    none = "evaluate` writes some"
+    said = runs.answer(runs.table(tmp_path))
+    assert (
+        said.startswith("There is one run, `a`: it finished. Its training time is not recorded. No probe's score lies beside it yet") and none in said
+    )
+    record(tmp_path / "a", state="finished", step=4, seconds=184.0)
+    scores = {"a": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores}))
+    assert (
+        runs.answer(runs.table(tmp_path)) == "There is one run, `a`: it finished. It trained for 3 min 4 s. Its probe reaches 0.700 (0.600 to 0.800)."
+    )
+    damage(made(tmp_path / "b"), "no method")
+    said = runs.answer(runs.table(tmp_path))
+    assert said.startswith("There are 2 runs: 1 finished, 1 damaged. The recorded training took 3 min 4 s in all. Only `a` has a probe: 0.700")
+    assert "`b` is damaged: method.json: not there" in said
+    (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores | {"b": 0.5}}))
+    assert "The best probe is that of `a`, 0.700 (0.600 to 0.800), before `b`, 0.500; without both intervals" in runs.answer(runs.table(tmp_path))
+    (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores | {"b": {"value": 0.5, "low": 0.4, "high": 0.55}}}))
+    assert "their intervals lie apart." in runs.answer(runs.table(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["empty", "no step"])
+def test_the_notebook_goes_on_to_its_answer_where_there_is_nothing_to_draw(kind, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    if kind == "no step":
+        made(tmp_path / "runs" / "a", done=0)
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.display.display", lambda *given: shown.extend(given))
+    names, notebook = {}, json.loads((Path(__file__).parents[1] / "notebooks" / "35_runs_board.ipynb").read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                names |= {"scale": "toy", "runs": str(tmp_path / "runs")}
+    assert shown[-1].data == runs.answer(names["table"])
+    assert "no run has finished a step yet" in names["curves"].data.lower() and str(tmp_path) not in names["curves"].data
+    assert (tmp_path / "build" / "35_runs_board.png").exists() == (kind == "no step")

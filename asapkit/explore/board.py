@@ -167,7 +167,7 @@ def as_html(table: pd.DataFrame) -> str:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return "" if value != value else f"{value:.3f}" if low != low else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return "" if value != value else f"{value:.3f}" if low != low or high != high else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _cell(value) -> str:
