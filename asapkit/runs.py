@@ -94,9 +94,10 @@ def read(folder: Path | str, *, name: str = "") -> Run:
     cost = _attempt(lambda place: _cost(place, said, kept), run, notes) or {}
     if faults:
         state, reason = "damaged", "; ".join(faults)
-    told = {} if history is None else {"history": history}
     reason = _one_line("; ".join(filter(None, [reason, *dict.fromkeys(notes)])))
-    return Run(name, run, state, reason, settings=settings, done=done, steps=steps, scores=found, **told, **cost)
+    return Run(
+        name, run, state, reason, settings=settings, done=done, steps=steps, scores=found, **cost, **({} if history is None else {"history": history})
+    )
 
 
 def _attempt(reader, run: Path, faults: list[str]):
@@ -264,12 +265,9 @@ def _macro_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
 
 def _json(file: Path, notes: list[str]) -> dict:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+        said = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except (OSError, ValueError, RecursionError):
-        notes.append(f"{file.name}: damaged")
-        return {}
+        said = notes.append(f"{file.name}: damaged")
     return said if isinstance(said, dict) else {}
 
 
@@ -301,7 +299,7 @@ def differing(runs: Iterable[Run]) -> list[str]:
     A configuration's field, store or loss weight that a run lacks is none of its own, and differs from nothing.
     """
     readable = [run.settings for run in runs if run.settings]
-    names = list(dict.fromkeys(name for settings in readable for name in settings))
+    names = list(dict.fromkeys(n for settings in readable for n in settings))
     fixed = {"store", *checkpoint.Config.__dataclass_fields__} | {n for n in names if n.startswith("weight of ")}
     told = {name: [s.get(name) for s in readable if name in s or name not in fixed] for name in names}
     return [name for name in names if len({json.dumps(v, sort_keys=True, default=str) for v in told[name]}) > 1]
@@ -355,8 +353,8 @@ def tally(table: pd.DataFrame) -> str:
     """4 runs: 3 finished, 1 crashed."""
     if table.empty:
         return "no run folder there yet"
-    counts = table["state"].value_counts()
-    return f"{len(table)} run{'s' * (len(table) != 1)}: " + ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
+    said = ", ".join(f"{n} {s}" for s in STATES if (n := (table["state"] == s).sum()))
+    return f"{len(table)} run{'s' * (len(table) != 1)}: {said}"
 
 
 def answer(table: pd.DataFrame) -> str:
@@ -373,8 +371,7 @@ def answer(table: pd.DataFrame) -> str:
         said.append(f"{'Its' if one else 'Their'} training time is not recorded.")
     said.append(_best(table, one=one))
     for name, row in table[table["state"].isin(["crashed", "damaged"])].iterrows():
-        what = "crashed" if row["state"] == "crashed" else "is damaged"
-        said.append(f"`{name}` {what}: {row['reason'].rstrip('.') or 'it does not say why'}.")
+        said.append(f"`{name}` {'crashed' if row['state'] == 'crashed' else 'is damaged'}: {row['reason'].rstrip('.') or 'it does not say why'}.")
     return " ".join(said)
 
 
@@ -388,11 +385,8 @@ def _best(table: pd.DataFrame, *, one: bool) -> str:
     if len(reached) == 1:
         return f"Its probe reaches {reached[0]}." if one else f"Only `{scored.index[0]}` has a probe: {reached[0]}."
     apart = scored["probe_low"].iloc[0] > scored["probe_high"].iloc[1]
-    why = (
-        "without both intervals the order may be chance"
-        if not all(ends[:2])
-        else f"their intervals {'lie apart' if apart else 'overlap, so the order may be chance'}"
-    )
+    told = f"their intervals {'lie apart' if apart else 'overlap, so the order may be chance'}"
+    why = told if all(ends[:2]) else "without both intervals the order may be chance"
     return f"The best probe is that of `{scored.index[0]}`, {reached[0]}, before `{scored.index[1]}`, {reached[1]}; {why}."
 
 
