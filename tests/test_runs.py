@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from asapkit import checkpoint, runs, status, store, train
+from asapkit import checkpoint, runs, status, store, train, verdict
 from asapkit.config import Config
 from asapkit.types import Refused
 
@@ -360,24 +360,25 @@ def test_odd_steps_in_a_configuration_are_a_row(steps, tmp_path):
 
 
 def test_the_answer_reads_well_for_no_run_one_and_many(tmp_path):
-    assert runs.answer(runs.table(tmp_path)) == "There is no run yet: `asapkit pretrain` makes one."
+    assert verdict.answer(runs.table(tmp_path)) == "There is no run yet: `asapkit pretrain` makes one."
     made(tmp_path / "a")
-    said = runs.answer(runs.table(tmp_path))
+    said = verdict.answer(runs.table(tmp_path))
     assert said.startswith("There is one run, `a`: it finished. Its training time is not recorded. No probe's score lies beside it yet")
     record(tmp_path / "a", state="finished", step=4, seconds=184.0)
     scores = {"a": {"value": 0.7, "low": 0.6, "high": 0.8}}
     (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores}))
     assert (
-        runs.answer(runs.table(tmp_path)) == "There is one run, `a`: it finished. It trained for 3 min 4 s. Its probe reaches 0.700 (0.600 to 0.800)."
+        verdict.answer(runs.table(tmp_path))
+        == "There is one run, `a`: it finished. It trained for 3 min 4 s. Its probe reaches 0.700 (0.600 to 0.800)."
     )
     damage(made(tmp_path / "b"), "no method")
-    said = runs.answer(runs.table(tmp_path))
+    said = verdict.answer(runs.table(tmp_path))
     assert said.startswith("There are 2 runs: 1 finished, 1 damaged. The recorded training took 3 min 4 s in all. Only `a` has a probe: 0.700")
     assert "`b` is damaged: method.json: not there" in said
     (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores | {"b": 0.5}}))
-    assert "The best probe is that of `a`, 0.700 (0.600 to 0.800), before `b`, 0.500; without both intervals" in runs.answer(runs.table(tmp_path))
+    assert "The best probe is that of `a`, 0.700 (0.600 to 0.800), before `b`, 0.500; without both intervals" in verdict.answer(runs.table(tmp_path))
     (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": scores | {"b": {"value": 0.5, "low": 0.4, "high": 0.55}}}))
-    assert "their intervals lie apart." in runs.answer(runs.table(tmp_path))
+    assert "their intervals lie apart." in verdict.answer(runs.table(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["empty", "no step"])
@@ -394,6 +395,6 @@ def test_the_notebook_goes_on_to_its_answer_where_there_is_nothing_to_draw(kind,
             exec("".join(cell["source"]), names)
             if "parameters" in cell["metadata"].get("tags", ()):
                 names |= {"scale": "toy", "runs": str(tmp_path / "runs")}
-    assert shown[-1].data == runs.answer(names["table"])
+    assert shown[-1].data == verdict.answer(names["table"])
     assert "no run has finished a step yet" in names["curves"].data.lower() and str(tmp_path) not in names["curves"].data
     assert (tmp_path / "build" / "35_runs_board.png").exists() == (kind == "no step")
