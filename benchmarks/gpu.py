@@ -107,12 +107,15 @@ def one_step(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -
 
 
 def waiting(models: Models, volumes: int, options: argparse.Namespace) -> float:
-    """Share of wall time that ours stands still for the next batch: every item is read from a store of one made scan, cropped anew."""
+    """Share of wall time that ours stands still for the next batch: every item is read from a store of one phantom patient, cropped anew."""
     model = models.correct.to(options.device)
     optimizer = train.make_optimizer(model, models.config)
-    keys = [[("made", step * volumes + n) for n in range(volumes)] for step in range(options.steps + WARM)]
     with tempfile.TemporaryDirectory() as place:
-        items = Items(Folder(Path(place), options.quick).store, models.config)
+        held = Folder(Path(place), options.quick).store
+        items, keys = (
+            Items(held, models.config),
+            [[(held.ids[0], step * volumes + n) for n in range(volumes)] for step in range(options.steps + WARM)],
+        )
         loader = torch.utils.data.DataLoader(
             items, batch_sampler=keys, collate_fn=collate, num_workers=options.loaders,
             multiprocessing_context="forkserver" if options.loaders else None, pin_memory=options.device == "cuda",
