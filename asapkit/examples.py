@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,17 +125,24 @@ def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[n
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
 
 
-def looked_at(encoder, store: Store | Field, id: str, *, patch: int, layer: int = -1) -> np.ndarray:
-    """How much a patch of a volume looks at every patch, (heads, N): the encoder's `attention`.
+def looked_at(encoder, store: Store | Field, id: str, *, patches: Sequence[int]) -> np.ndarray:
+    """How much each of `patches` of a volume looks at every patch, (layers, heads, patches, N): the encoder's `attention`.
 
-    Raises: Refused for an encoder that has none; IndexError for a patch or layer that is not there.
+    Raises: Refused for an encoder that has none; IndexError for a patch that is not there.
     """
     import torch
 
     if not hasattr(encoder, "attention"):
         raise Refused(f"{type(encoder).__name__} shows no attention; load a run whose encoder is the 3-D ViT")
     with torch.no_grad():
-        return encoder.attention(image(store, id), patch=patch, layer=layer)[0].numpy()
+        return encoder.attention(image(store, id), patches=list(patches))[0].numpy()
+
+
+def of_layer(shares: np.ndarray, layer: int) -> np.ndarray:
+    """One layer of `looked_at`, from 0; -1 is the last.  Raises: IndexError saying how many there are."""
+    if not -len(shares) <= layer < len(shares):
+        raise IndexError(f"layer {layer}: there are {len(shares)}, from 0")
+    return shares[layer]
 
 
 def reconstruct(method, store: Store, id: str) -> dict:

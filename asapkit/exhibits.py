@@ -76,17 +76,17 @@ def findings_by_bit(store: Store, id: str) -> dict[int, str]:
 
 
 def attention_maps(encoder, store: Store, id: str, *, patch: int) -> np.ndarray:
-    """`looked_at` of every layer: (layers, heads, N)."""
-    return np.stack([looked_at(encoder, store, id, patch=patch, layer=layer) for layer in range(len(getattr(encoder, "blocks", ())) or 1)])
+    """`looked_at` of one patch: (layers, heads, N)."""
+    return looked_at(encoder, store, id, patches=[patch])[:, :, 0]
 
 
 def attention_reach(encoders: dict, store: Store, id: str, *, patches: list[int], centres_mm: np.ndarray) -> pd.DataFrame:
     """encoder, patch, layer and head (from 1), distance_mm and spread (in patches): how far and at how many patches each of `patches` looks."""
-    rows = []
+    rows, asked = [], list(dict.fromkeys(int(p) for p in patches))
     for name, encoder in encoders.items():
-        for patch in dict.fromkeys(int(p) for p in patches):
-            for layer, shares in enumerate(attention_maps(encoder, store, id, patch=patch), start=1):
-                found = zip(attention_distance_mm(shares, centres_mm, patch), attention_spread(shares), strict=True)
+        for layer, shares in enumerate(looked_at(encoder, store, id, patches=asked), start=1):
+            for patch, heads in zip(asked, shares.swapaxes(0, 1), strict=True):
+                found = zip(attention_distance_mm(heads, centres_mm, patch), attention_spread(heads), strict=True)
                 rows += [(name, patch, layer, head, far, wide) for head, (far, wide) in enumerate(found, start=1)]
     return pd.DataFrame(rows, columns=["encoder", "patch", "layer", "head", "distance_mm", "spread"])
 

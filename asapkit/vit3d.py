@@ -5,6 +5,7 @@ Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -206,23 +207,21 @@ class Encoder(nn.Module):
                 hook.remove()
         return outputs
 
-    def attention(self, image: Float[Tensor, "B 1 X Y Z"], *, patch: int, layer: int = -1) -> Float[Tensor, "B H N"]:
-        """How much a patch looks at every patch, by head, in the block `layer` (0-based; -1 the last), nothing hidden.
+    def attention(self, image: Float[Tensor, "B 1 X Y Z"], *, patches: Sequence[int]) -> Float[Tensor, "B L H Q N"]:
+        """How much each of `patches` looks at every patch, by block and head, nothing hidden: one pass for all of them.
 
         Softmax over the class token and all patches, the class token's share left out: sums to at most 1.
 
-        Raises: IndexError for a patch or a layer that is not there.
+        Raises: IndexError for a patch that is not there.
         """
-        if not 0 <= patch < len(self.positions):
-            raise IndexError(f"patch {patch}: there are {len(self.positions)}, from 0")
-        if not -len(self.blocks) <= layer < len(self.blocks):
-            raise IndexError(f"layer {layer}: there are {len(self.blocks)}, from 0")
-        block = self.blocks[layer]
-        q, k, _ = rearrange(
-            block.attn.qkv(block.norm1(self.layers(image)[:-1][layer])), "b n (three h d) -> three b h n d", three=3, h=block.attn.heads
-        )
-        scores = torch.einsum("bhd,bhnd->bhn", q[:, :, 1 + patch], k) / q.shape[-1] ** 0.5
-        return scores.softmax(-1)[..., 1:]
+        if strange := [p for p in patches if not 0 <= p < len(self.positions)]:
+            raise IndexError(f"patch {strange[0]}: there are {len(self.positions)}, from 0")
+        rows, found = torch.tensor(patches, device=image.device) + 1, []  # the class token is row 0
+        for block, x in zip(self.blocks, self.layers(image), strict=False):
+            q, k, _ = rearrange(block.attn.qkv(block.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=block.attn.heads)
+            scores = q[:, :, rows] @ k.mT / q.shape[-1] ** 0.5
+            found.append(scores.softmax(-1)[..., 1:])
+        return torch.stack(found, dim=1)
 
     def hidden(self, image: Float[Tensor, "B 1 X Y Z"], layers: tuple[int, ...]) -> list[Float[Tensor, "B N D"]]:
         """Patch tokens of the residual stream after the given blocks (0-based; -1 is the last)."""

@@ -57,7 +57,7 @@ def test_attention_reach_is_every_head_of_every_layer(ready):
     table = exhibits.attention_reach({"asap": encoder}, store, id, patches=[3, 3, 9], centres_mm=centres)
     heads = encoder.blocks[0].attn.heads
     assert len(table) == 2 * len(encoder.blocks) * heads and set(table["patch"]) == {3, 9}
-    shares = examples.looked_at(encoder, store, id, patch=9, layer=1)
+    shares = examples.looked_at(encoder, store, id, patches=[9])[1][:, 0]
     row = table[(table["patch"] == 9) & (table["layer"] == 2) & (table["head"] == 1)].iloc[0]
     assert row.distance_mm == pytest.approx(analysis.attention_distance_mm(shares, centres, 9)[0])
     assert row.spread == pytest.approx(analysis.attention_spread(shares)[0])

@@ -312,7 +312,7 @@ def test_a_run_is_asked_for_a_sentence_for_features_and_for_attention(store, run
     assert not bench.viewer.layers[f"similarity: {SENTENCE}"].visible, "one overlay at a time"
     assert bench.attend(patch=3, layer=0, head=1) == 3
     seen = bench.viewer.layers["attention: layer 1, head 2"]
-    heads = examples.looked_at(method.encoder, store, store.ids[0], patch=3, layer=0)
+    heads = examples.of_layer(examples.looked_at(method.encoder, store, store.ids[0], patches=[3]), 0)[:, 0]
     assert np.array_equal(seen.data.transpose(2, 1, 0).ravel(), heads[1])
     bench.attend(patch=5)
     assert "attention: layer 1, head 2" not in bench.viewer.layers and "attention: last layer, mean of heads" in bench.viewer.layers

@@ -132,12 +132,12 @@ def test_attention_of_a_patch_by_its_formula():
     for head in range(config.heads):
         at = slice(head * size, (head + 1) * size)
         share = ((q[:, 8:9, at] * k[..., at]).sum(-1) / size**0.5).softmax(-1)
-        torch.testing.assert_close(encoder.attention(image, patch=7, layer=1)[:, head], share[:, 1:])
+        torch.testing.assert_close(encoder.attention(image, patches=[3, 7])[:, 1, head, 1], share[:, 1:])
         added[:, at] = (share.unsqueeze(-1) * v[..., at]).sum(1)
     torch.testing.assert_close(block.attn.proj(added), encoder.attention_outputs(image)[1][:, 7])
-    for wrong in ({"patch": config.patches}, {"patch": -1}, {"patch": 0, "layer": 2}):
+    for wrong in (config.patches, -1):
         with pytest.raises(IndexError, match="there are"):
-            encoder.attention(image, **wrong)
+            encoder.attention(image, patches=[0, wrong])
 
 
 def test_a_softened_decoder_starts_at_the_middle_of_the_window_and_lets_positions_through():

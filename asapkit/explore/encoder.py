@@ -81,15 +81,15 @@ def attention_view(
 ) -> Picture:  # fmt: skip
     """What one patch looks at in a layer (from 0; -1 the last), a row per encoder: the mean of the heads, or one head (from 0).
 
-    made: shares (heads, N) by encoder, as `examples.looked_at` gives them. Raises: Refused, IndexError for what an encoder does not have.
+    made: shares (layers, heads, 1, N) by encoder, as `examples.looked_at` gives them. Raises: Refused, IndexError for what an encoder does not have.
     """
     size = patch_of(encoder_of(next(iter(encoders.values()))))
     patch = telling_patch(store, id, patch=size) if patch is None else patch
     shares = {}
     for name, method in encoders.items():
         require_contract(encoder_of(method), store)
-        heads = (made or {}).get(name)
-        heads = examples.looked_at(encoder_of(method), store, id, patch=patch, layer=layer) if heads is None else heads
+        known = (made or {}).get(name)
+        heads = examples.of_layer(examples.looked_at(encoder_of(method), store, id, patches=[patch]) if known is None else known, layer)[:, 0]
         if head != MEAN and not 0 <= int(head) < len(heads):
             raise IndexError(f"head {head}: {name} has {len(heads)}, from 0; or {MEAN!r}")
         shares[name] = heads.mean(0) if head == MEAN else heads[int(head)]
@@ -113,7 +113,7 @@ def encoder_view(methods: Mapping, store, *, ids: Sequence[str] = ()):
     if strange := [id for id in ids if id not in store]:
         raise Refused(f"{strange[0]}: not in store {store.root}")
     tokens = lru_cache(maxsize=4 * SEEN)(lambda name, id: _tokens(methods[name], store, id))
-    looked = lru_cache(maxsize=32)(lambda name, id, patch, layer: examples.looked_at(encoder_of(methods[name]), store, id, patch=patch, layer=layer))
+    looked = lru_cache(maxsize=32)(lambda name, id, patch: examples.looked_at(encoder_of(methods[name]), store, id, patches=[patch]))
     control = _controls(methods, ids)
     said, picture = ipywidgets.HTML(), ipywidgets.Image(format="png", layout={"width": "100%"})
 
@@ -130,7 +130,7 @@ def encoder_view(methods: Mapping, store, *, ids: Sequence[str] = ()):
             return pca_view(chosen, store, id, together=together, foreground=now["front"], made=made)
         grid = encoder_of(next(iter(chosen.values()))).grid
         patch = int(np.ravel_multi_index([now[axis] for axis in ("across", "back", "up")], grid))
-        made = {name: looked(name, id, patch, now["layer"]) for name in chosen}
+        made = {name: looked(name, id, patch) for name in chosen}
         return attention_view(chosen, store, id, patch=patch, layer=now["layer"], head=now["head"], window=now["window"], made=made)
 
     def draw(_=None) -> None:

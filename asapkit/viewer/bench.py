@@ -156,7 +156,7 @@ class Bench:
         field, run = self.field, self._run
         patch = self.patch_asked() if patch is None else patch
         try:
-            heads = examples.looked_at(run.encoder, field, self._volume.name, patch=patch, layer=layer)
+            heads = examples.of_layer(examples.looked_at(run.encoder, field, self._volume.name, patches=[patch]), layer)[:, 0]
             weights = heads.mean(0) if head is None else heads[head]
         except IndexError as error:
             raise Refused(f"run {run.path.name} has no such attention: {error}") from error
