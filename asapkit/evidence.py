@@ -233,15 +233,15 @@ def demo(out: Path | str = "demo", *, plan: Plan | None = None, notebooks: Path 
     known = {"scale": plan.scale, "store": str(out / "store"), "runs": str(out / "runs"), "run": str(out / "runs" / "asap"), "steps": plan.steps,
              "options": METHODS["asap"][1], "out": str(out / "figures")}  # fmt: skip
     waiting = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    with ProcessPoolExecutor(max(1, plan.workers), mp_context=get_context("spawn"), initializer=quiet_single_thread) as pool:
+    with ProcessPoolExecutor(max(1, plan.workers), mp_context=get_context("spawn"), initializer=single_threaded_kernels) as pool:
         jobs = [pool.submit(run_notebook, notebook, out=out / "notebooks", known=known) for notebook in waiting]
         failures = [failure for job in tqdm(jobs, desc="notebooks") for failure in job.result()]
     return closing_table(result, failures, out)
 
 
-def quiet_single_thread() -> None:
-    """For a worker whose kernels run beside those of another: one thread each, and no bars between the bars of the others."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+def single_threaded_kernels() -> None:
+    """For a worker whose kernels run beside those of another: they inherit its environment."""
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def run_notebook(notebook: Path, *, out: Path, known: dict) -> list[str]:
@@ -249,7 +249,7 @@ def run_notebook(notebook: Path, *, out: Path, known: dict) -> list[str]:
     from asapkit import parameters, workflow
 
     settings = {k: v for k, v in known.items() if k in parameters.read(notebook)}
-    done = workflow.run([notebook], out=out, settings=settings, skip_finished=True)
+    done = workflow.run([notebook], out=out, settings=settings, skip_finished=True, progress=False)
     return [f"{r.notebook}: {r.status}" for r in done if r.status == "failed"]
 
 

@@ -73,6 +73,14 @@ def asked(sentence: str) -> str:
     return sentence.strip()
 
 
+def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:
+    """What each bit of a volume's truth is, with its side if `sides`; empty where no truth is known."""
+    if store.instances is None:
+        return {}
+    rows = store.instances[store.instances["id"] == id]
+    return {int(b): f"{f}, {s}" if sides and s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
+
+
 def origin(store: Store, id: str) -> tuple[Path, dict]:
     """The file that a volume was made of, and what was told of it: slope, intercept, spacing_mm.
 

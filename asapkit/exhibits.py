@@ -69,12 +69,6 @@ def lesion_patches(store: Store, id: str, *, patch: tuple[int, int, int]) -> np.
     return patch_share(store.cropped(id, "truth")[0] > 0, patch) >= HIT
 
 
-def findings_by_bit(store: Store, id: str) -> dict[int, str]:
-    """What each bit of a volume's truth is; empty where no truth is known."""
-    rows = None if store.instances is None else store.instances[store.instances["id"] == id]
-    return {} if rows is None else dict(zip(rows["bit"].astype(int), rows["finding"], strict=True))
-
-
 def attention_maps(encoder, store: Store, id: str, *, patch: int) -> np.ndarray:
     """`looked_at` of one patch: (layers, heads, N)."""
     return looked_at(encoder, store, id, patches=[patch])[:, :, 0]

@@ -12,39 +12,43 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from asapkit import objectives
+from asapkit.config import Config
+from asapkit.language import TextEncoder
+from asapkit.vit3d import Encoder
 
 
 class Pair(nn.Module):
-    """Linear projections of a volume's and a report's feature, and their scaled products.
+    """A frozen text encoder read at [CLS], linear projections of a volume's and a report's feature, and their scaled products.
 
+    text_memory: keep the text features of reports seen before.
     scale: the learned factor on the products, its value at the start; None: the products themselves, nothing learned. log_scale=False keeps the
     number itself as the parameter, not its logarithm.
     bias: learned offset of every product (sigmoid losses), its value at the start.   normalise: unit vectors, so that products are cosines.
     """
 
     def __init__(
-        self,
-        volume: int,
-        report: int,
-        width: int,
-        *,
-        scale: float | None = 1 / 0.07,
-        log_scale: bool = True,
-        bias: float | None = None,
+        self, config: Config, *, text_memory: bool = False, scale: float | None = 1 / 0.07, log_scale: bool = True, bias: float | None = None,
         normalise: bool = True,
-    ):
+    ):  # fmt: skip
         super().__init__()
         if scale is not None and scale <= 0:
             raise ValueError(f"scale {scale}: give a number above 0")
-        self.volume, self.report = nn.Linear(volume, width, bias=False), nn.Linear(report, width, bias=False)
+        self.text = TextEncoder(config.text_encoder, remember=text_memory)
+        self.volume, self.report = (nn.Linear(width, config.align_width, bias=False) for width in (config.width, self.text.width))
         self.normalise, self.log_scale = normalise, log_scale
         start = None if scale is None else torch.tensor(float(scale))
         self.scale = None if start is None else nn.Parameter(start.log() if log_scale else start)
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
-    def forward(self, volume: Float[Tensor, "B D"], report: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
-        """Both in the shared space."""
-        both = self.volume(volume), self.report(report)
+    def forward(
+        self, volume: Float[Tensor, "B D"], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
+        """A volume's feature and the text beside it, both in the shared space."""
+        return self.joined(volume, self.text(tokens, real)[:, 0])
+
+    def joined(self, volume: Float[Tensor, "B D"], text: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
+        """The same for a text feature that is at hand."""
+        both = self.volume(volume), self.report(text)
         return tuple(objectives.unit(x) for x in both) if self.normalise else tuple(x.float() for x in both)
 
     def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
@@ -69,13 +73,25 @@ def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather
     return key[:, None] == key[None]
 
 
-def info_nce(
-    pair: Pair, embedded: tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *,
-    gather: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Float[Tensor, ""]:  # fmt: skip
-    """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
-    volume, report = map(gather, embedded)
-    return objectives.contrast(pair.logits(volume, report), same_report(tokens, real, gather=gather))
+class Contrastive(nn.Module):
+    """What recipes that contrast a volume with its report share: the encoder, the space of both, the joining of ranks.
+
+    space: keywords of `Pair`.
+    """
+
+    frozen = ("pair.text.",)  # parameter prefixes that are neither trained nor saved
+
+    def __init__(self, config: Config, **space):
+        super().__init__()
+        self.config, self.encoder, self.pair = config, Encoder(config), Pair(config, **space)
+        self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
+
+    def info_nce(
+        self, embedded: tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]
+    ) -> Float[Tensor, ""]:
+        """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
+        volume, report = map(self.gather, embedded)
+        return objectives.contrast(self.pair.logits(volume, report), same_report(tokens, real, gather=self.gather))
 
 
 def moments(share: Float[Tensor, "B N"], centres: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3 3"]]:

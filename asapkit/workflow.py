@@ -82,6 +82,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     matrix: str | Path | Mapping | Sequence | None = None,
     skip_finished: bool | None = None,
+    progress: bool = True,
 ) -> list[Result]:
     """Runs every notebook in every cell of the matrix (one cell without a matrix) and goes on after a failure.
 
@@ -99,7 +100,7 @@ def run(
             results.append(Result(job.notebook.name, job.cell, "skipped", 0.0, job.output))
             continue
         log.info("%d of %d: %s %s", number, len(jobs), job.notebook.name, job.cell)
-        results.append(_run_one(job))
+        results.append(_run_one(job, progress=progress))
     return results
 
 
@@ -169,7 +170,7 @@ def _digest(cell: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(cell, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def _run_one(job: Job) -> Result:
+def _run_one(job: Job, *, progress: bool) -> Result:
     from papermill.exceptions import PapermillExecutionError
 
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +178,7 @@ def _run_one(job: Job) -> Result:
     identity = job.identity()
     start, status, error = time.perf_counter(), "done", ""
     try:
-        execute(job.notebook, job.output, settings=job.settings)
+        execute(job.notebook, job.output, settings=job.settings, progress=progress)
     except PapermillExecutionError as failure:
         status, error = "failed", _one_line(f"{failure.ename}: {failure.evalue}")
     except Exception as failure:  # a kernel that died, a full disk: this notebook failed, the others still run
@@ -203,7 +204,7 @@ def _write_record(job: Job, identity: dict, result: Result) -> None:
     os.replace(partial, job.record)
 
 
-def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any]) -> None:
+def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any], progress: bool = True) -> None:
     """One notebook through papermill, with a kernel of this very interpreter whatever kernels are installed.
 
     Raises: papermill's PapermillExecutionError; the executed part is in `output`.
@@ -225,7 +226,7 @@ def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any]) -> Non
         kernel_name="python3",
         language="python",
         kernel_manager_class=ThisInterpreter,
-        progress_bar=not os.environ.get("TQDM_DISABLE") and {"desc": notebook.stem, "leave": True},
+        progress_bar={"desc": notebook.stem, "leave": True} if progress else False,
         start_timeout=120,
     )
 

@@ -37,7 +37,7 @@ def test_the_lesion_patch_is_the_one_that_an_instance_fills_most(ready):
     id, patch = examples.example(store), method.encoder.patch
     index, finding = exhibits.lesion_patch(store, id, patch=patch)
     truth, grid = store.cropped(id, "truth")[0], method.encoder.grid
-    names, best = exhibits.findings_by_bit(store, id), 0.0
+    names, best = examples.truth_names(store, id, sides=False), 0.0
     for place in np.ndindex(grid):
         block = truth[tuple(slice(p * s, (p + 1) * s) for p, s in zip(place, patch))]
         filled = {bit: ((block >> np.uint32(bit)) & 1).mean() for bit in names}

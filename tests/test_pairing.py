@@ -34,17 +34,18 @@ def test_same_report_is_by_text():
 
 def test_products_are_cosines_times_the_scale_plus_the_bias():
     torch.manual_seed(0)
-    pair = Pair(5, 7, 4, scale=10.0, bias=-10.0)
-    v, t = torch.randn(3, 5), torch.randn(3, 7)
-    logits = pair.logits(*pair(v, t))
+    batch, v = made_batch(TOY, volumes=3), torch.randn(3, TOY.width)
+    text = batch.report_tokens, batch.report_real
+    pair = Pair(TOY, scale=10.0, bias=-10.0)
+    logits, t = pair.logits(*pair(v, *text)), pair.text(*text)[:, 0]
     for i in range(3):
         for j in range(3):
             a, b = pair.volume(v[i]), pair.report(t[j])
             assert logits[i, j].item() == pytest.approx((10 * a @ b / (a.norm() * b.norm()) - 10).item(), rel=1e-4)
-    raw = Pair(5, 7, 4, scale=None, normalise=False)
-    assert torch.allclose(raw.logits(*raw(v, t)), raw.volume(v) @ raw.report(t).T, atol=1e-5)
+    raw = Pair(TOY, scale=None, normalise=False)
+    assert torch.allclose(raw.logits(*raw(v, *text)), raw.volume(v) @ raw.report(t).T, atol=1e-4)
     with pytest.raises(ValueError, match="above 0"):
-        Pair(5, 7, 4, scale=0)
+        Pair(TOY, scale=0)
 
 
 @pytest.mark.parametrize("recipe", ["ct_clip", "m3d_clip", "merlin", "sup_clip"])
@@ -96,7 +97,7 @@ def test_raw_dot_products_are_the_plain_cross_entropy_of_both_directions():
     torch.manual_seed(0)
     method, batch = checkpoint.make_method("sup_clip", TOY, {}), made_batch(TOY, volumes=3)
     v = method.pair.volume(method.encoder.tokens(batch.image).mean(1))
-    t = method.pair.report(method.text(batch.report_tokens, batch.report_real)[:, 0])
+    t = method.pair.report(method.pair.text(batch.report_tokens, batch.report_real)[:, 0])
     right = torch.arange(3)
     expected = (torch.nn.functional.cross_entropy(v @ t.T, right) + torch.nn.functional.cross_entropy(t @ v.T, right)) / 2
     assert method(batch)["contrast"].item() == pytest.approx(expected.item(), rel=1e-4)

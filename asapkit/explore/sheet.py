@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from asapkit.drawing import ORGANS, TRUTH
+from asapkit.examples import truth_names
 from asapkit.explore import layers
 from asapkit.planes import PLANES, WINDOWS, Cut, cuts, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
@@ -57,11 +58,7 @@ def crop_of(store, id: str) -> Crop:
     volume, affine = store.cropped(id)
     has = store.table.loc[id]
     organs, truth = (store.cropped(id, layer)[0] if has[f"has_{layer}"] else None for layer in ("organs", "truth"))
-    names = {}
-    if store.instances is not None:
-        rows = store.instances[store.instances["id"] == id]
-        names = {int(b): f if s == "none" else f"{f}, {s}" for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
-    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, truth, names)
+    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, truth, truth_names(store, id))
 
 
 class Look(NamedTuple):

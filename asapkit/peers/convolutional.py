@@ -8,6 +8,7 @@ in `families`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from jaxtyping import Float
@@ -20,10 +21,11 @@ from asapkit.types import Refused
 
 
 class Convolutional(Peer):
-    """Stages of feature maps; `maps` gives them, finest first."""
+    """Stages of feature maps."""
 
+    @abstractmethod
     def maps(self, own: Float[Tensor, "B 1 U V W"]) -> Iterable[Float[Tensor, "B C u v w"]]:
-        raise NotImplementedError
+        """The maps of the stages, finest first."""
 
     def states(self, own: Float[Tensor, "B 1 U V W"]) -> list[Tensor]:
         return [F.adaptive_avg_pool3d(found, self.own_grid).flatten(2).transpose(1, 2) for found in self.maps(own)]

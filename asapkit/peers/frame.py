@@ -6,6 +6,7 @@ CT-RATE's files are stored: x to the patient's left, y to the back. Everything o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -72,7 +73,7 @@ class Geometry:
         return cls(contract, tuple(told["patch"]), Frame(**told["frame"]), tuple(told["values"]))
 
 
-class Peer(nn.Module):
+class Peer(nn.Module, ABC):
     """What the rest of the house asks of an encoder, for a network with a frame of its own.
 
     A network gives `states(own)`: after each block its tokens (B, N, D) in its own order, without class token; and may give `finish`.
@@ -95,8 +96,9 @@ class Peer(nn.Module):
         own = self.geometry.frame.enter(image)
         return own if (low, high) == (-1, 1) else own * ((high - low) / 2) + (high + low) / 2
 
+    @abstractmethod
     def states(self, own: Float[Tensor, "B 1 U V W"]) -> list[Tensor]:
-        raise NotImplementedError
+        """Tokens (B, N, D) after each block, in the network's own order, without class token."""
 
     def finish(self, state: Tensor) -> Tensor:
         """Last state to tokens: the final norm, where there is one."""

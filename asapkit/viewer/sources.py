@@ -40,11 +40,8 @@ class Stored:
 
     def layers(self) -> list[Layer]:
         """The full field at the contract's spacing: CT, organs, and the truth's instances by name.  Raises: Refused for an unknown volume."""
-        store, id, names = self.store, self.id, None
-        if store.instances is not None:
-            rows = store.instances[store.instances["id"] == id]
-            names = {int(b): f"{f}, {s}" if s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
-        told = {"names": names, "metadata": {"store": str(store.root), "id": id}}
+        store, id = self.store, self.id
+        told = {"names": examples.truth_names(store, id), "metadata": {"store": str(store.root), "id": id}}
         return straightened(volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), **told))
 
     def field(self, contract: Contract, *, run: str) -> Field:
