@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from asapkit import objectives
 from asapkit.config import Config
 from asapkit.language import TextEncoder
-from asapkit.vit3d import Encoder
+
+Gather = Callable[[Tensor], Tensor]
+"""Joins a tensor over ranks along its first axis, with gradient."""
 
 
 class Pair(nn.Module):
@@ -58,6 +60,18 @@ class Pair(nn.Module):
             products = products * (self.scale.exp() if self.log_scale else self.scale)
         return products if self.bias is None else products + self.bias
 
+    def info_nce(
+        self, embedded: tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather: Gather
+    ) -> Float[Tensor, ""]:
+        """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
+        volume, report = map(gather, embedded)
+        return objectives.contrast(self.logits(volume, report), same_report(tokens, real, gather=gather))
+
+
+def alone(x: Tensor) -> Tensor:
+    """`gather` of a method in one process; training on several puts its own in this place."""
+    return x
+
 
 def report_key(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]) -> Int[Tensor, " B"]:
     """A number per report: equal texts have equal ones, whatever their padding, on every rank; different texts in practice never."""
@@ -67,31 +81,10 @@ def report_key(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]) -> Int[Ten
     return (mixed * real).sum(1)
 
 
-def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather: Callable[[Tensor], Tensor] = lambda x: x) -> Bool[Tensor, "G G"]:
+def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather: Gather = alone) -> Bool[Tensor, "G G"]:
     """Which volumes of the (joined) batch share a report: reconstructions of one study do, and must not be negatives of one another."""
     key = gather(report_key(tokens, real))
     return key[:, None] == key[None]
-
-
-class Contrastive(nn.Module):
-    """What recipes that contrast a volume with its report share: the encoder, the space of both, the joining of ranks.
-
-    space: keywords of `Pair`.
-    """
-
-    frozen = ("pair.text.",)  # parameter prefixes that are neither trained nor saved
-
-    def __init__(self, config: Config, **space):
-        super().__init__()
-        self.config, self.encoder, self.pair = config, Encoder(config), Pair(config, **space)
-        self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
-
-    def info_nce(
-        self, embedded: tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]], tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"]
-    ) -> Float[Tensor, ""]:
-        """Contrast of the volumes and reports of all ranks; `tokens` are the text by which two volumes count as of one report."""
-        volume, report = map(self.gather, embedded)
-        return objectives.contrast(self.pair.logits(volume, report), same_report(tokens, real, gather=self.gather))
 
 
 def moments(share: Float[Tensor, "B N"], centres: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3 3"]]:

@@ -10,24 +10,29 @@ from __future__ import annotations
 import math
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from asapkit.config import Config
-from asapkit.pairing import Contrastive
+from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
+from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
 
-class Method(Contrastive):
+class Method(nn.Module):
     """scale: factor on the cosines at the start; the released model starts at e.   text_memory: keep the text features of findings seen before."""
 
+    frozen = ("pair.text.",)
+
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
-        super().__init__(config, scale=scale, text_memory=text_memory)
+        super().__init__()
+        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.pair = Pair(config, scale=scale, text_memory=text_memory)
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and findings in one space, unit length."""
         return self.pair(self.encoder.tokens(batch.image).mean(1), batch.findings_tokens, batch.findings_real)
 
     def forward(self, batch: Batch) -> Losses:
-        return {"contrast": self.info_nce(self.embed(batch), batch.findings_tokens, batch.findings_real)}
+        return {"contrast": self.pair.info_nce(self.embed(batch), batch.findings_tokens, batch.findings_real, gather=self.gather)}

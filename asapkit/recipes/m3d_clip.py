@@ -10,25 +10,30 @@ from __future__ import annotations
 import math
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from asapkit.config import Config
-from asapkit.pairing import Contrastive
+from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
+from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
 
-class Method(Contrastive):
+class Method(nn.Module):
     """released_scale: the logarithm of 1 / 0.07 as the factor itself, hence softer.   text_memory: keep the text features of reports seen before."""
+
+    frozen = ("pair.text.",)
 
     def __init__(self, config: Config, *, released_scale: bool = False, text_memory: bool = False):
         start = {"scale": math.log(1 / 0.07), "log_scale": False} if released_scale else {"scale": 1 / 0.07}
-        super().__init__(config, text_memory=text_memory, **start)
+        super().__init__()
+        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.pair = Pair(config, text_memory=text_memory, **start)
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
         return self.pair(self.encoder(batch.image)[:, 0], batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
-        return {"contrast": self.info_nce(self.embed(batch), batch.report_tokens, batch.report_real)}
+        return {"contrast": self.pair.info_nce(self.embed(batch), batch.report_tokens, batch.report_real, gather=self.gather)}

@@ -14,17 +14,22 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.pairing import Contrastive
+from asapkit.pairing import Pair, alone
 from asapkit.types import FINDINGS, Batch, Losses
+from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0, "labels": 1.0}
 
 
-class Method(Contrastive):
+class Method(nn.Module):
     """scale: factor on the cosines at the start; the released model starts at e.   text_memory: keep the text features of reports seen before."""
 
+    frozen = ("pair.text.",)
+
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
-        super().__init__(config, scale=scale, text_memory=text_memory)
+        super().__init__()
+        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.pair = Pair(config, scale=scale, text_memory=text_memory)
         self.head = nn.Linear(config.width, len(FINDINGS))
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
@@ -34,7 +39,7 @@ class Method(Contrastive):
     def forward(self, batch: Batch) -> Losses:
         volume = self.encoder.tokens(batch.image).mean(1)
         embedded = self.pair(volume, batch.report_tokens, batch.report_real)
-        contrast = self.info_nce(embedded, batch.report_tokens, batch.report_real)
+        contrast = self.pair.info_nce(embedded, batch.report_tokens, batch.report_real, gather=self.gather)
         return {"contrast": contrast, "labels": objectives.labels_bce(self.head(volume), batch.labels)}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -13,25 +13,30 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.pairing import Contrastive, moment_kernel, moments, same_report
+from asapkit.pairing import Pair, alone, moment_kernel, moments, same_report
 from asapkit.types import Batch, Losses
+from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
 
-class Method(Contrastive):
+class Method(nn.Module):
     """mode: soft_target, alike pairs are half matches (what the paper describes) | official, they weigh more as negatives (what its equations do).
 
     alpha: share of knowledge, beside the report's own feature, in the likeness of two texts.   softness: of a soft target, at most.
     text_memory: keep the text features of reports seen before.
     """
 
+    frozen = ("pair.text.",)
+
     def __init__(self, config: Config, *, mode: str = "soft_target", alpha: float = 0.5, softness: float = 0.5, text_memory: bool = False):
         if mode not in ("soft_target", "official"):
             raise ValueError(f"mode {mode!r}: there are soft_target, official")
         if not (0 <= alpha <= 1 and 0 <= softness <= 1):
             raise ValueError(f"alpha {alpha}, softness {softness}: give numbers from 0 to 1")
-        super().__init__(config, scale=10.0, bias=-10.0, text_memory=text_memory)
+        super().__init__()
+        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         self.mode, self.alpha, self.softness = mode, alpha, softness
         self.score = nn.Linear(config.width, 1, bias=False)
         axes = [torch.arange(g) * mm for g, mm in zip(config.grid, config.patch_mm, strict=True)]

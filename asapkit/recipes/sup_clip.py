@@ -10,29 +10,34 @@ four times the tokens of a step that hides 75 %.
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from asapkit.config import Config
-from asapkit.pairing import Contrastive
+from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
+from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
 
-class Method(Contrastive):
+class Method(nn.Module):
     """normalise: cosines with a learned temperature, `temperature` at the start, in place of raw dot products (which saturate the softmax).
 
     text_memory: keep the text features of reports seen before.
     """
 
+    frozen = ("pair.text.",)
+
     def __init__(self, config: Config, *, normalise: bool = False, temperature: float = 0.07, text_memory: bool = False):
         if temperature <= 0:
             raise ValueError(f"temperature {temperature}: give a number above 0")
-        super().__init__(config, scale=1 / temperature if normalise else None, normalise=normalise, text_memory=text_memory)
+        super().__init__()
+        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.pair = Pair(config, scale=1 / temperature if normalise else None, normalise=normalise, text_memory=text_memory)
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space."""
         return self.pair(self.encoder.tokens(batch.image).mean(1), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
-        return {"contrast": self.info_nce(self.embed(batch), batch.report_tokens, batch.report_real)}
+        return {"contrast": self.pair.info_nce(self.embed(batch), batch.report_tokens, batch.report_real, gather=self.gather)}
