@@ -123,6 +123,8 @@ class Config:
         for name, low in (("lr", 0.0), ("hide", 0.0), ("hide_words", 0.0)):
             if not low < getattr(self, name) < (float("inf") if name == "lr" else 1.0):
                 raise ValueError(f"{name} {getattr(self, name)}: give a number above 0{'' if name == 'lr' else ' and below 1'}")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: give a whole number of at least 0")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")

@@ -198,7 +198,7 @@ def against(predicted: Estimate, *, volumes: int, seconds: float) -> str:
     """One line of a training that saw `volumes` in `seconds`: what its counted operations let expect, and what it took, loading included."""
     expected, reached = volumes / predicted.volumes_per_second, volumes * predicted.tflop / max(seconds, 1e-9) / predicted.gpus
     how = f"at {predicted.rate / 1e12:.3g} TFLOP/s{f', {REACHED:.0%} of the matrix products of this machine' if predicted.measured else ''}"
-    return f"{volumes} volumes in {seconds:.0f} s, {reached:.3g} TFLOP/s per device; predicted {expected:.0f} s {how}"
+    return f"{volumes} volumes in {seconds:.0f} s, start-up included, {reached:.3g} TFLOP/s per device; predicted {expected:.0f} s {how}"
 
 
 def training(

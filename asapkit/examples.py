@@ -65,12 +65,16 @@ def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.Data
 
 
 def asked(sentence: str) -> str:
-    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but stop words."""
+    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but numbers and stop words."""
     if not any(letter.isalnum() for letter in sentence):
-        raise Refused("the sentence is empty; say what to look for, such as: a nodule in the right upper lobe")
-    if not reports.telling_words(sentence):
-        raise Refused("the sentence holds only stop words; say what to look for, such as: a nodule in the right upper lobe")
-    return sentence.strip()
+        fault = "is empty"
+    elif not any(letter.isalpha() for letter in sentence):
+        fault = "holds only numbers"
+    elif not reports.telling_words(sentence):
+        fault = "holds only stop words"
+    else:
+        return sentence.strip()
+    raise Refused(f"the sentence {fault}; say what to look for, such as: a nodule in the right upper lobe")
 
 
 def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:

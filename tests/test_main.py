@@ -140,7 +140,7 @@ def test_phantom_to_look_by_hand(tmp_path, capsys):
     assert main(["doctor", data, "--workers", "1"]) == 0
     assert main(["preprocess", data, store, "--scale", "toy", "--workers", "1"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 0
-    assert re.search(r"^4 volumes in \d+ s, \S+ TFLOP/s per device; predicted \d+ s at", capsys.readouterr().out, re.M)
+    assert re.search(r"^4 volumes in \d+ s, start-up included, \S+ TFLOP/s per device; predicted \d+ s at", capsys.readouterr().out, re.M)
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 1, "the run is there"
     assert main(["evaluate", run, store, "--tasks", "classify", "ground", "--out", str(tmp_path / "scores")]) == 0
     assert main(["evaluate", "random", store, "--tasks", "ground"]) == 1, "random weights match no sentences"
