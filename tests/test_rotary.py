@@ -8,11 +8,11 @@ from made import made_batch
 
 from asapkit import checkpoint, hub
 from asapkit.config import Config
-from asapkit.masking import visible_patches
+from asapkit.masking import hidden_patches, visible_patches
 from asapkit.peers import reading
 from asapkit.rotary import RotaryEncoder, filled, frequencies, turning
 from asapkit.types import Refused
-from asapkit.vit3d import take
+from asapkit.vit3d import Encoder, patchify, take
 
 TOY = Config.at("toy")
 GRID = (3, 2, 4)
@@ -73,12 +73,12 @@ def test_every_axis_moves_scores():
 def test_what_cannot_be_turned_is_named(how, says):
     with pytest.raises(ValueError, match=says):
         frequencies(24, **how)
-    for head in (4, 7, 8)[:2]:
+    for head in (4, 7):
         with pytest.raises(ValueError, match=f"width / heads {head}"):
             frequencies(head)
 
 
-@pytest.mark.parametrize(("slices", "expected"), [(6, "012345"), (7, "012345612345"), (4, "012323"), (2, "010101"), (1, "000000"), (11, "0123456789aa")])
+@pytest.mark.parametrize(("slices", "expected"), [(6, "012345"), (7, "012345623456"), (4, "012323"), (2, "010101"), (1, "000000"), (11, "0123456789aa")])
 def test_repeat_padding_shows_the_last_slices_again(slices, expected):
     image = torch.arange(float(slices)).expand(2, 1, 3, 2, slices)
     assert filled(image, 6)[1, 0, 2, 1].tolist() == [int(c, 16) for c in expected]
@@ -113,17 +113,16 @@ def test_any_depth_is_encoded_up_to_three_times_the_trained_one_and_beyond(depth
         encoder.tokens(image[:, :, :-1])
 
 
-def test_layers_far_apart_look_alike_wherever_they_lie():
-    """Three equal thirds one above the other: the middle of a chunk is told by its neighbours, not by its height."""
+def test_a_chunk_has_the_same_tokens_wherever_it_lies():
     torch.manual_seed(0)
     encoder = RotaryEncoder(TOY).double().eval()
     image = torch.rand(1, 1, *TOY.crop, dtype=torch.float64)
-    shifted = encoder.turn((5, 4, 4))
+    here = encoder.turn((5, 4, 4))
     later = turning(encoder.frequencies, (5, 4, 4), start=(0, 0, 700))
     x = encoder.stem_tokens(image)
-    assert torch.allclose(encoder.deepen(x, turn=shifted)[-1], encoder.deepen(x, turn=later)[-1], atol=1e-5)
+    assert torch.allclose(encoder.deepen(x, turn=here)[-1], encoder.deepen(x, turn=later)[-1], atol=1e-5)
     other = turning(encoder.frequencies * 2, (5, 4, 4))
-    assert not torch.allclose(encoder.deepen(x, turn=shifted)[-1], encoder.deepen(x, turn=other)[-1], atol=1e-3)
+    assert not torch.allclose(encoder.deepen(x, turn=here)[-1], encoder.deepen(x, turn=other)[-1], atol=1e-3)
 
 
 def test_the_encoder_keeps_the_contract_of_the_house():
@@ -141,7 +140,7 @@ def test_the_encoder_keeps_the_contract_of_the_house():
     visible = visible_patches(batch.patch_order, visible=TOY.visible)
     image = batch.image.clone().requires_grad_()
     encoder(image, visible).square().sum().backward()
-    assert (image.grad != 0).any() and encoder(batch.image, visible).shape == (3, TOY.visible, TOY.width)
+    assert torch.equal(patchify(image.grad, TOY.patch).abs().sum(-1) > 0, ~hidden_patches(visible, TOY.patches))
 
 
 def test_visible_tokens_keep_their_places():
@@ -187,8 +186,6 @@ def test_weights_know_that_they_are_turned_and_how(tmp_path):
 def test_a_rotary_encoder_starts_from_another_s_blocks(tmp_path):
     from safetensors.torch import save_file
 
-    from asapkit.vit3d import Encoder
-
     torch.manual_seed(0)
     other = Encoder(TOY)
     TOY.save(tmp_path / "config.json")
@@ -196,6 +193,5 @@ def test_a_rotary_encoder_starts_from_another_s_blocks(tmp_path):
     encoder = RotaryEncoder(TOY)
     assert "2 blocks and last norm" in checkpoint.start_from(encoder, tmp_path)
     assert torch.equal(encoder.blocks[1].mlp.fc2.weight, other.blocks[1].mlp.fc2.weight)
-    Config.at("toy", depth=1).save(tmp_path / "config.json")
-    with pytest.raises(Refused):
-        checkpoint.start_from(encoder, tmp_path)
+    with pytest.raises(Refused, match="do not fit this encoder"):
+        checkpoint.start_from(RotaryEncoder(Config.at("toy", width=96)), tmp_path)

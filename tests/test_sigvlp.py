@@ -38,17 +38,19 @@ def repeated(batch, index):
 
 def test_lengths_are_drawn_evenly_and_chunks_lie_anywhere_in_the_scan():
     method, lengths, starts = make(), Counter(), Counter()
-    for seed in range(400):
-        start, length = method.drawn(made_batch(TOY, volumes=2, seed=seed))
+    batches = [made_batch(TOY, volumes=2, seed=seed) for seed in range(400)]
+    for batch in batches:
+        start, length = method.drawn(batch)
         lengths[length] += 1
         assert start.shape == (2, 1) and (start >= 0).all() and (start + length <= LAYERS).all()
         if length == 2:
             starts.update(start.flatten().tolist())
     assert set(lengths) == {1, 2, 3, 4} and min(lengths.values()) > 60
     assert set(starts) == {0, 1, 2} and min(starts.values()) > 30
-    assert {make(longest=2).drawn(made_batch(TOY, seed=s))[1] for s in range(30)} == {1, 2}
-    assert {make(whole=1.0).drawn(made_batch(TOY, seed=s))[1] for s in range(5)} == {LAYERS}
-    assert sum(make(longest=1, whole=0.5).drawn(made_batch(TOY, seed=s))[1] == LAYERS for s in range(200)) in range(70, 130)
+    short, always, half = make(longest=2), make(whole=1.0), make(longest=1, whole=0.5)
+    assert {short.drawn(batch)[1] for batch in batches} == {1, 2}
+    assert {always.drawn(batch)[1] for batch in batches} == {LAYERS}
+    assert Counter(half.drawn(batch)[1] for batch in batches)[LAYERS] in range(150, 250)
     last = torch.tensor(1.0).nextafter(torch.tensor(0.0)).item()
     assert method.drawn(with_numbers(made_batch(TOY), length=last, start=last))[1] == LAYERS
     assert method.drawn(with_numbers(made_batch(TOY), length=0.0, start=last))[0].unique().tolist() == [LAYERS - 1]
@@ -134,13 +136,12 @@ def test_the_loss_against_a_loop_over_pairs(options):
     batch = replace(batch, image=batch.image.double() + torch.tensor([0, 0, 0, 0.1]).view(4, 1, 1, 1, 1))
     start, length = method.drawn(batch)
     tokens, real = method.texts(batch, start, length)
-    c = method.chunks
-    loss = 0.0
-    for i in range(4 * c):
-        layers = slice(TOY.patch[2] * int(start.flatten()[i]), TOY.patch[2] * (int(start.flatten()[i]) + length))
-        volume = method.pool(method.encoder.tokens(batch.image[i // c : i // c + 1, ..., layers]))
-        for j in range(4 * c):
-            v, t = method.pair(volume, tokens[j : j + 1], real[j : j + 1])
+    c, depth, loss, embedded = method.chunks, TOY.patch[2], 0.0, []
+    for i, s in enumerate(start.flatten().tolist()):
+        volume = method.pool(method.encoder.tokens(batch.image[i // c : i // c + 1, ..., depth * s : depth * (s + length)]))
+        embedded.append(method.pair(volume, tokens[i : i + 1], real[i : i + 1]))
+    for i, (v, _) in enumerate(embedded):
+        for j, (_, t) in enumerate(embedded):
             logit = 10 * (v @ t.T).item() - 10
             if i == j:
                 loss += math.log1p(math.exp(-logit))
@@ -185,9 +186,9 @@ def test_padding_of_a_neighbour_never_changes_the_loss(length):
     pad = torch.nn.functional.pad
     padded = replace(
         batch,
-        **{n: pad(getattr(batch, n), (0, 9)) for n in ("findings_tokens", "findings_real", "report_tokens", "report_real")},
+        **{n: pad(getattr(batch, n), (0, 9)) for n in vars(batch) if n.startswith(("findings", "report")) and n != "findings_sentence"},
         findings_sentence=pad(batch.findings_sentence, (0, 9), value=-1),
-        sentence_real=pad(batch.sentence_real, (0, 3)),
+        **{n: pad(getattr(batch, n), (0, 3)) for n in ("sentence_real", "sentence_meaning", "sentence_positive")},
         sentence_organs=pad(batch.sentence_organs, (0, 0, 0, 3), value=True),
     )
     assert method(padded)["contrast"].item() == pytest.approx(method(batch)["contrast"].item(), rel=2e-5)
