@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.rotary import RotaryEncoder
 from asapkit.types import Refused
 from asapkit.vit3d import Encoder, load_mae_blocks
 
@@ -194,10 +195,11 @@ def load_encoder(source: Path | str) -> nn.Module:
 
 
 def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
-    """The encoder among the tensors of a run, made as the run's config.json says."""
+    """The encoder among the tensors of a run, made as the run's config.json says; a rotary one where the tensors hold its frequencies."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    encoder = Encoder(read_config(run))
+    kind = RotaryEncoder if "encoder.frequencies" in state else Encoder
+    encoder = kind(read_config(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
 
@@ -214,7 +216,7 @@ def start_from(encoder: nn.Module, source: Path | str) -> str:
     if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
         encoder.load_state_dict(state)
         return f"encoder starts from {source}, whole"
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder | RotaryEncoder):
         raise Refused(f"{source}: its encoder is not of the kind that this recipe trains")
     try:
         load_mae_blocks(encoder, state)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 STEMS = ("linear", "statistics")
+OPTIMISERS = ("recipe", "adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Config:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_grad: float = 1.0
+    optimiser: str = "recipe"  # recipe (AdamW unless the recipe asks for another) | adamw | muon
     precision: str = "fp32"  # fp32 | bf16
     seed: int = 0
     augment: bool = True  # random scale crop and intensity jitter; never a left-right flip
@@ -103,6 +105,8 @@ class Config:
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
         if config.stem not in STEMS:
             raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
+        if config.optimiser not in OPTIMISERS:
+            raise ValueError(f"unknown optimiser {config.optimiser!r}; there are {', '.join(OPTIMISERS)}")
         if config.stem == "statistics" and min(config.patch) < 2:
             raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config

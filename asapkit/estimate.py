@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,14 @@ def count(method: nn.Module, batch: Batch, *, weights: dict[str, float] | None =
         loss.backward()
     method.zero_grad(set_to_none=True)
     return Cost(products.flops, sum(kept.values()))
+
+
+def mean_count(method: nn.Module, batch: Batch, *, weights: dict[str, float], precision: str) -> Cost:
+    """`count`, averaged over the steps that a method's `draws` says there are (chunks of so many lengths); bytes of the largest."""
+    draws = getattr(method, "draws", 1)
+    orders = [batch.patch_order] if draws == 1 else [torch.full_like(batch.patch_order, (n + 0.5) / draws) for n in range(draws)]
+    found = [count(method, replace(batch, patch_order=order), weights=weights, precision=precision) for order in orders]
+    return Cost(sum(cost.flops for cost in found) / draws, max(cost.kept for cost in found))
 
 
 def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int = 270, sentences: int = 15, seed: int = 0) -> Batch:
@@ -213,7 +221,7 @@ def training(
         if not value > 0:
             raise ValueError(f"{name} {value}: give a number above 0")
     method = counted_method(recipe, config, options or {})
-    cost = count(method, example(config), weights=recipe_module(recipe).WEIGHTS, precision=config.precision)
+    cost = mean_count(method, example(config), weights=recipe_module(recipe).WEIGHTS, precision=config.precision)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     rate = tflops * 1e12 if tflops else REACHED * matmul_rate(dtype=dtype)
     batch = math.ceil(config.batch_size / gpus)
@@ -235,7 +243,5 @@ def counted_method(recipe: str, config: Config, options: dict) -> nn.Module:
     """The method to be counted, in training mode; every word of the tokenizer in its word head."""
     if config.text_encoder != "cxr-bert":
         return make_method(recipe, config, options).train()
-    from dataclasses import replace
-
     method = make_method(recipe, replace(config, text_encoder="minilm"), options).train()
     return paper_text(method) if hasattr(method, "text") else method

@@ -28,6 +28,7 @@ from asapkit import store as stores
 from asapkit.batch import Items, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
+from asapkit.optimisers import make_optimizer
 from asapkit.status import recorded
 from asapkit.store import Store
 from asapkit.types import Batch, Refused
@@ -255,17 +256,6 @@ def launch(store: Path, run: Path, *, processes: int = 1, **how) -> None:
 
 def _in_process(store: Path, run: Path, how: dict) -> None:
     pretrain(stores.open(store), run, **how)
-
-
-def make_optimizer(method: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """AdamW; no decay on biases, norms and single tokens.  Source: ASAP section 4.1 (1.5e-4, 0.05, betas 0.9 / 0.95)."""
-    trained = [p for p in method.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1 and p.shape[0] > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1 or p.shape[0] == 1], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in trained)  # one pass over memory in place of eight
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> None:

@@ -5,7 +5,7 @@ Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from asapkit.config import Config
 from asapkit.stem import StatisticsStem
+
+Turning = Callable[[Tensor, Tensor | None], Tensor]
+"""Queries or keys (B, heads, N, d) of all tokens, or of those in `rows`, turned by the places of their tokens (`rotary`)."""
 
 
 def patchify(image: Float[Tensor, "B 1 X Y Z"], patch: tuple[int, int, int]) -> Float[Tensor, "B N P"]:
@@ -82,7 +85,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None, turn: Turning | None = None) -> Float[Tensor, "B _ D"]:
         """All tokens, or the ones in `rows` alone: these ask, all are looked at."""
         if rows is None:
             q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
@@ -90,6 +93,8 @@ class Attention(nn.Module):
             (of_q, of_kv), (q_bias, kv_bias) = (p.tensor_split([x.shape[-1]]) for p in (self.qkv.weight, self.qkv.bias))
             q = rearrange(F.linear(take(x, rows), of_q, q_bias), "b n (h d) -> b h n d", h=self.heads)
             k, v = rearrange(F.linear(x, of_kv, kv_bias), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        if turn is not None:
+            q, k = turn(q, rows), turn(k, None)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
 
@@ -113,9 +118,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width)
 
-    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None, turn: Turning | None = None) -> Float[Tensor, "B _ D"]:
         """All tokens, or the ones in `rows` alone, the same numbers as without: what follows a last block may need no others."""
-        x = (x if rows is None else take(x, rows)) + self.attn(self.norm1(x), rows)
+        x = (x if rows is None else take(x, rows)) + self.attn(self.norm1(x), rows, turn)
         return x + self.mlp(self.norm2(x))
 
     @torch.no_grad()
@@ -285,7 +290,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def load_mae_blocks(encoder: Encoder, state: dict[str, Tensor]) -> list[str]:
+def load_mae_blocks(encoder: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """Copies `blocks.*` and `norm.*` of a 2-D MAE ViT (ImageNet) into the encoder; returns the keys of `state` that were not used.
 
     Raises: ValueError naming the first key that is missing or of another shape. Nothing is copied then.

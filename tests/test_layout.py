@@ -22,10 +22,10 @@ WORDS = {"types", "config"}
 DATA = {
     "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
 }  # fmt: skip
-NETS = {"stem", "vit3d", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
+NETS = {"stem", "vit3d", "rotary", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
-TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
+TRAINING = {"train", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "plates", "charts", "ranks", "explore", "viewer", "look", "examples", "exhibits"}
 RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "gallery", "pages", "__main__"}

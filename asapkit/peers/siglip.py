@@ -11,15 +11,14 @@ from __future__ import annotations
 from math import ceil
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from asapkit import vit3d
 from asapkit.peers.building import Built, State, depth_of, sized
 from asapkit.peers.frame import Geometry, Triple, count
 from asapkit.peers.vit import ViT
+from asapkit.rotary import Turn
 
 BASE = 1000.0
 
@@ -34,15 +33,14 @@ class RotaryAttention(vit3d.Attention):
         self.register_buffer("cos", angles.cos().repeat_interleave(2, dim=1), persistent=False)
         self.register_buffer("sin", angles.sin().repeat_interleave(2, dim=1), persistent=False)
 
-    def turned(self, x: Float[Tensor, "B H N d"]) -> Float[Tensor, "B H N d"]:
-        one, other = x.chunk(2, dim=-1)
-        return x * self.cos + torch.cat([-other, one], dim=-1) * self.sin
+    def turned(self, x: Float[Tensor, "B H M d"], rows: Int[Tensor, "B M"] | None = None) -> Float[Tensor, "B H M d"]:
+        return Turn(self.cos.unsqueeze(0), self.sin.unsqueeze(0))(x, rows)
 
-    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B _ D"]:
-        """All tokens, or the ones in `rows` alone."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        all_of_them = self.proj(rearrange(F.scaled_dot_product_attention(self.turned(q), self.turned(k), v), "b h n d -> b n (h d)"))
-        return all_of_them if rows is None else vit3d.take(all_of_them, rows)
+    def forward(
+        self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None, turn: vit3d.Turning | None = None
+    ) -> Float[Tensor, "B _ D"]:
+        """All tokens, or the ones in `rows` alone, by this layout of places and no other."""
+        return super().forward(x, rows, self.turned)
 
 
 class SigLIP3D(ViT):
