@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asapkit.config import Config
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder, load_mae_blocks
+from asapkit.vit3d import Encoder, image_encoder, load_mae_blocks
 
 
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
@@ -197,7 +197,7 @@ def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
     """The encoder among the tensors of a run, made as the run's config.json says."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    encoder = Encoder(read_config(run))
+    encoder = image_encoder(read_config(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
 
@@ -227,4 +227,4 @@ def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:
     """The untrained encoder of a configuration: the floor of every comparison."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(config).eval()
+        return image_encoder(config).eval()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asapkit import objectives
 from asapkit.config import Config
 from asapkit.language import TextEncoder
-from asapkit.vit3d import Encoder
+from asapkit.vit3d import image_encoder
 
 
 class Pair(nn.Module):
@@ -83,7 +83,7 @@ class Contrastive(nn.Module):
 
     def __init__(self, config: Config, **space):
         super().__init__()
-        self.config, self.encoder, self.pair = config, Encoder(config), Pair(config, **space)
+        self.config, self.encoder, self.pair = config, image_encoder(config), Pair(config, **space)
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
 
     def info_nce(

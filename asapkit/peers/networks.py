@@ -9,7 +9,7 @@ from torch import nn
 from asapkit.config import Config
 from asapkit.peers.frame import Geometry
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder
+from asapkit.vit3d import image_encoder
 
 KINDS = {
     "vit": "vit.ViT",
@@ -28,7 +28,7 @@ def make(kind: str, settings: dict) -> nn.Module:
     settings = dict(settings)
     if kind == "house":
         values = dict(settings["config"])
-        return Encoder(Config.at(values.pop("scale"), **values))
+        return image_encoder(Config.at(values.pop("scale"), **values))
     if kind not in KINDS:
         raise Refused(f"unknown kind of encoder {kind!r}; there are house, {', '.join(KINDS)}")
     module, name = KINDS[kind].split(".")
