@@ -2,7 +2,7 @@
 
 Source: Liu et al., Swin Transformer (2103.14030); MONAI's 3-D form of it (`monai.networks.nets.swin_unetr`, Apache-2.0). Differs: a window that is
 larger than the map of its stage is made with the map's size, so that its position biases stay those of its offsets (MONAI cuts a larger table);
-merging takes all eight neighbours ("mergingv2"); nothing is merged after the last stage; tokens join the maps of all stages.
+merging takes all eight neighbours ("mergingv2"); maps are read before they are merged; tokens join those of all stages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WINDOW = 7
 
 
 class Swin(nn.Module):
-    """Four stages; the side of a patch is halved at most twice for the first one, and each stage but the last doubles it again.
+    """Four stages; the side of a patch is halved at most twice for the first one, and each later one doubles it again.
 
     A quarter of the width is the first stage's number of features; blocks beyond two a stage go to the third, as in Swin-T (2, 2, 6, 2 for 12).
     There is no class token: where one is asked for, it is the mean of the patch tokens. Positions enter as window biases alone.
@@ -41,29 +41,25 @@ class Swin(nn.Module):
         self.config = config
         self.grid, self.patch, self.width, self.contract = config.grid, config.patch, config.width, config.contract
         finer = max(n for n in (1, 2, 4) if not any(p % n for p in config.patch))
-        first, heads = config.width // 4, gcd(config.width // 4, max(1, config.heads // 4))
-        size, blocks = [g * finer for g in config.grid], (2, 2, max(2, config.depth - 6), 2)
-        self.embed = PatchEmbed(tuple(p // finer for p in config.patch), in_chans=1, embed_dim=first, norm_layer=None)
-        self.stages, widths = nn.ModuleList(), []
-        for number, count in enumerate(blocks):
-            merge = number + 1 < len(blocks)
+        widths, heads = [config.width // 4 * 2**n for n in range(4)], gcd(config.width // 4, max(1, config.heads // 4))
+        self.embed = PatchEmbed(tuple(p // finer for p in config.patch), in_chans=1, embed_dim=widths[0], norm_layer=None)
+        self.stages, size = nn.ModuleList(), [g * finer for g in config.grid]
+        for number, blocks in enumerate((2, 2, max(2, config.depth - 6), 2)):
             window = tuple(min(WINDOW, n) for n in size)
-            self.stages.append(
-                BasicLayer(
-                    first * 2**number, count, heads * 2**number, window, drop_path=0.0, qkv_bias=True, downsample=PatchMergingV2 if merge else None
-                )
-            )
+            self.stages.append(BasicLayer(widths[number], blocks, heads * 2**number, window, drop_path=0.0, qkv_bias=True))
             size = [(n + 1) // 2 for n in size]
-            widths.append(first * 2 ** (number + merge))
+        for module in self.stages.modules():
+            if hasattr(module, "relative_position_index"):  # made again with the network: weights are real numbers
+                module.register_buffer("relative_position_index", module.relative_position_index, persistent=False)
+        self.merges = nn.ModuleList(PatchMergingV2(width) for width in widths[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.join, self.norm = nn.Linear(sum(widths), config.width), nn.LayerNorm(config.width)
 
     def maps(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B _ _ _ _"]]:
-        """What each stage gives, finest first."""
-        x, found = self.embed(image), []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
+        """What each stage gives before it is merged, finest first."""
+        found = [self.stages[0](self.embed(image))]
+        for merge, stage in zip(self.merges, self.stages[1:], strict=True):
+            found.append(stage(merge(found[-1].movedim(1, -1)).movedim(-1, 1)))
         return found
 
     def states(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N _"]]:

@@ -170,7 +170,8 @@ def test_what_is_predicted_has_no_gradient():
 
 
 def test_a_view_without_strength_is_the_volume_and_none_is_turned_over():
-    volume = made_batch(TOY).image[0]
+    coarse = torch.rand(1, 1, *TOY.grid, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    volume = torch.nn.functional.interpolate(coarse, size=TOY.crop)[0]
     plain = {"blur": 0.0, "gamma": 0.0, "noise": 0.0, "swap": 0.0}
 
     def view(seed=0, **changes):
@@ -183,9 +184,9 @@ def test_a_view_without_strength_is_the_volume_and_none_is_turned_over():
     for seed in range(5):
         whole = view(seed, blur=2 / 3, gamma=0.3, noise=0.05, swap=0.1)
         assert whole.shape == volume.shape and whole.abs().max() <= 1
-        assert torch.corrcoef(torch.stack([whole.flatten(), volume.flatten()]))[0, 1] > 0.5
+        assert torch.corrcoef(torch.stack([whole.flatten(), volume.flatten()]))[0, 1] > 0.8
         for axis in (1, 2, 3):
-            assert torch.corrcoef(torch.stack([whole.flip(axis).flatten(), volume.flatten()]))[0, 1] < 0.2
+            assert torch.corrcoef(torch.stack([whole.flip(axis).flatten(), volume.flatten()]))[0, 1] < 0.5
     order = volume.flatten().argsort()
     assert (view(gamma=0.3).flatten()[order].diff() >= 0).all()  # a gamma keeps which voxel is brighter
 

@@ -170,9 +170,7 @@ def shifted(length: int, by: int, *, device: torch.device) -> Int[Tensor, " X"]:
     return (torch.arange(length, device=device) + by).clamp(0, length - 1)
 
 
-def swapped(
-    volume: Float[Tensor, "1 X Y Z"], stream: torch.Generator, *, block: tuple[int, int, int], share: float
-) -> Float[Tensor, "1 X Y Z"]:
+def swapped(volume: Float[Tensor, "1 X Y Z"], stream: torch.Generator, *, block: tuple[int, int, int], share: float) -> Float[Tensor, "1 X Y Z"]:
     """A share of the blocks, drawn at random, put each where the next one was."""
     blocks = patchify(volume.unsqueeze(0), block)
     order = torch.rand(blocks.shape[1], generator=stream, device=volume.device).argsort()
