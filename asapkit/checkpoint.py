@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asapkit.config import Config
-from asapkit.rotary import RotaryEncoder
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder, load_mae_blocks
+from asapkit.vit3d import image_encoder, load_mae_blocks
 
 
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
@@ -195,13 +194,29 @@ def load_encoder(source: Path | str) -> nn.Module:
 
 
 def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
-    """The encoder among the tensors of a run, made as the run's config.json says; a rotary one where the tensors hold its frequencies."""
+    """The encoder among the tensors of a run, made as the run's config.json and recipe say."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    kind = RotaryEncoder if "encoder.frequencies" in state else Encoder
-    encoder = kind(read_config(run))
+    encoder = house_encoder(read_config(run), **own_encoder(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
+
+
+def own_encoder(run: Path) -> dict:
+    """Recipe and options of a run whose recipe makes an encoder of its own, what `house_encoder` needs; empty for any other."""
+    said = settings(run)[1] if (run / "method.json").exists() else {"recipe": ""}
+    if not (Path(__file__).parent / "recipes" / f"{said['recipe']}.py").exists() or not hasattr(_recipe(said["recipe"]), "encoder"):
+        return {}
+    return {"recipe": said["recipe"], "options": said["options"]}
+
+
+def house_encoder(config: Config, *, recipe: str = "", options: dict | None = None) -> nn.Module:
+    """A fresh encoder: the configuration's, or of a recipe what its function `encoder(config, **options)` makes."""
+    return _recipe(recipe).encoder(config, **(options or {})) if recipe else image_encoder(config)
+
+
+def _recipe(name: str):
+    return import_module(f"asapkit.recipes.{name}")
 
 
 def start_from(encoder: nn.Module, source: Path | str) -> str:
@@ -216,7 +231,7 @@ def start_from(encoder: nn.Module, source: Path | str) -> str:
     if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
         encoder.load_state_dict(state)
         return f"encoder starts from {source}, whole"
-    if not isinstance(encoder, Encoder | RotaryEncoder):
+    if not hasattr(encoder, "blocks"):
         raise Refused(f"{source}: its encoder is not of the kind that this recipe trains")
     try:
         load_mae_blocks(encoder, state)
@@ -229,4 +244,4 @@ def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:
     """The untrained encoder of a configuration: the floor of every comparison."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(config).eval()
+        return image_encoder(config).eval()

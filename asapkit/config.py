@@ -15,6 +15,7 @@ import numpy as np
 
 STEMS = ("linear", "statistics")
 OPTIMISERS = ("recipe", "adamw", "muon")
+ENCODERS = ("vit", "swin")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Config:
     resampler: str = "clean"
     fit: str = "crop_pad"
     # networks
+    encoder: str = "vit"  # vit (the paper) | swin (hierarchical, of MONAI's stages: for recipes that hide no patches)
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -103,6 +105,8 @@ class Config:
         config.require_ranges()
         if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
+        if config.encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
         if config.stem not in STEMS:
             raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
         if config.optimiser not in OPTIMISERS:

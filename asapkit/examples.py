@@ -172,8 +172,9 @@ def reconstruct(method, store: Store, id: str) -> dict:
     one = batch.Items(store, config, augment=False).batch([id])
     visible = masking.visible_patches(one.patch_order, visible=config.visible, last=~one.in_body if config.hide_air_first else None)
     hidden = masking.hidden_patches(visible, config.patches)
+    restore = getattr(method, "restore", lambda image, seen: method.decoder(method.encoder(image, seen), seen)[0])
     with torch.no_grad():
-        predicted, _ = method.decoder(method.encoder(one.image, visible), visible)
+        predicted = restore(one.image, visible)
     target = vit3d.patchify(one.image, config.patch)
     if getattr(method, "norm_pixels", False):
         predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)

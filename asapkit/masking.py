@@ -1,4 +1,4 @@
-"""Which patches and words are hidden. Pure functions of the random numbers that a batch carries, so that one process and many agree."""
+"""Which patches and words are hidden, and further draws. Pure functions of the random numbers of a batch, so that one process and many agree."""
 
 from __future__ import annotations
 
@@ -46,3 +46,9 @@ def hidden_words(
     word = real & ~special
     rank = order.masked_fill(~word, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     return word & (rank < (word.sum(1, keepdim=True) * share).round())
+
+
+def streams(order: Float[Tensor, "B N"]) -> list[torch.Generator]:
+    """A stream of further random numbers per volume, seeded by its own: a pure function of the batch, whoever else is in it."""
+    seeds = (order[:, [0, -1]].double() * 2**24).long()  # the 24 bits of a uniform float32
+    return [torch.Generator(order.device).manual_seed(first << 24 | last) for first, last in seeds.tolist()]

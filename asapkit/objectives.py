@@ -163,3 +163,14 @@ def sigmoid_contrast(
     loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
     counted = (~same | own).float() * (1.0 if weight is None else weight.float())
     return (loss * counted).sum() / len(logits)
+
+
+def agreement(
+    first: tuple[Float[Tensor, "*L E"], Float[Tensor, "*L E"]], second: tuple[Float[Tensor, "*L E"], Float[Tensor, "*L E"]]
+) -> Float[Tensor, "*L"]:
+    """-(cos(p_a, z_b) + cos(p_b, z_a)) / 2 of two views (p, z), each: -1 where each predicts the other. What is predicted, z, has no gradient.
+
+    Source: PCRLv2 (2301.00772), as methods.md E2 gives it; SimSiam (2011.10566).
+    """
+    (predicted_a, feature_a), (predicted_b, feature_b) = first, second
+    return -(cosine(predicted_a, feature_b.detach()) + cosine(predicted_b, feature_a.detach())) / 2

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from asapkit.config import Config
 from asapkit.stem import StatisticsStem
+from asapkit.swin import Swin
 
 Turning = Callable[[Tensor, Tensor | None], Tensor]
 """Queries or keys (B, heads, N, d) of all tokens, or of those in `rows`, turned by the places of their tokens (`rotary`)."""
@@ -134,9 +135,13 @@ class Encoder(nn.Module):
     """ViT over CT patches with a class token and fixed positions; hidden patches are never computed.
 
     `tokens` and `hidden` are what the rest of the house asks of every encoder.
+
+    Raises: ValueError for a configuration that names another encoder.
     """
 
     def __init__(self, config: Config):
+        if config.encoder != "vit":
+            raise ValueError(f"encoder {config.encoder!r}: this recipe leaves patches out, which only 'vit' can; set encoder=vit")
         super().__init__()
         self.config = config
         self.grid, self.patch, self.width, self.contract = (
@@ -234,6 +239,11 @@ class Encoder(nn.Module):
         return [states[i][:, 1:] for i in layers]
 
 
+def image_encoder(config: Config) -> nn.Module:
+    """The encoder that a configuration names. A recipe that leaves patches out makes an `Encoder` itself, and so refuses the others."""
+    return Swin(config) if config.encoder == "swin" else Encoder(config)
+
+
 class Decoder(nn.Module):
     """Image decoder over visible tokens and mask tokens; also gives the token state after each block (AKI reads the second).
 
@@ -259,6 +269,13 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.pred.weight.mul_(config.decoder_init)
 
+    def placed(self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"]) -> Float[Tensor, "B _ E"]:
+        """What the first block gets: the class token, then every patch at its position, a mask token where it is hidden."""
+        x = self.embed(latent)
+        full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
+        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
+        return torch.cat([x[:, :1], full + self.positions], dim=1)
+
     def forward(
         self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None
     ) -> tuple[Float[Tensor, "B _ P"], list[Tensor]]:
@@ -266,11 +283,7 @@ class Decoder(nn.Module):
 
         only: predict these patches alone; the last block works for no others, and the last state holds no others.
         """
-        x = self.embed(latent)
-        full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
-        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
-        x = torch.cat([x[:, :1], full + self.positions], dim=1)
-        states = []
+        x, states = self.placed(latent, visible), []
         for block in self.blocks[:-1]:
             x = block(x)
             states.append(x[:, 1:])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asapkit.masking import hidden_indices, hidden_patches, hidden_words, visible_patches
+from asapkit.masking import hidden_indices, hidden_patches, hidden_words, streams, visible_patches
 
 
 @settings(max_examples=20, deadline=None)
@@ -34,3 +34,15 @@ def test_only_real_words_are_hidden_and_in_the_exact_share():
     hidden = hidden_words(order, real, special, share=0.75)
     assert hidden.sum(1).tolist() == [13, 6]  # round(.75 x 17), round(.75 x 8)
     assert not (hidden & (~real | special)).any()
+
+
+def test_a_volume_has_a_stream_of_its_own_whoever_else_is_in_the_batch():
+    order = torch.rand(5, 20, generator=torch.Generator().manual_seed(0))
+    drawn = torch.stack([torch.rand(4, generator=stream) for stream in streams(order)])
+    assert len({tuple(row) for row in drawn.tolist()}) == 5
+    for b in range(5):
+        assert torch.equal(torch.rand(4, generator=streams(order[b : b + 1])[0]), drawn[b])
+    for place in (0, -1):  # each of the two numbers that make the seed matters
+        other = order.clone()
+        other[:, place] = other[:, place].roll(1)
+        assert all(not torch.equal(torch.rand(4, generator=s), row) for s, row in zip(streams(other), drawn, strict=True))

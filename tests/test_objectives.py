@@ -220,3 +220,15 @@ def test_hard_targets_repel_similar_pairs_more_and_soft_ones_less():
         pushes[name] = 3 * logits.grad
     assert pushes["weight"][0, 2].item() == pytest.approx(0.45) and pushes["weight"][0, 1].item() == pytest.approx(0.05)
     assert pushes["target"][0, 2].item() == pytest.approx(0.05) and pushes["target"][0, 1].item() == pytest.approx(0.45)
+
+
+def test_agreement_against_a_loop_and_its_bounds():
+    def cos(a, b):
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    (pa, za), (pb, zb) = first, second = (rand(4, 6), rand(4, 6, seed=1)), (rand(4, 6, seed=2), rand(4, 6, seed=3))
+    found = objectives.agreement(first, second)
+    for n in range(4):
+        assert found[n].item() == pytest.approx(-(cos(pa[n].tolist(), zb[n].tolist()) + cos(pb[n].tolist(), za[n].tolist())) / 2, rel=1e-4)
+    assert torch.allclose(objectives.agreement(second, first), found)
+    assert torch.allclose(objectives.agreement((zb, za), (5 * za, zb)), torch.full((4,), -1.0))

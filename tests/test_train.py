@@ -96,8 +96,8 @@ if rank == 0:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
-    {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2},
-], ids=["report", "batch", "no alignment", "no organ loss", "contrast of volumes and reports", "sigmoid contrast of chunks"])  # fmt: skip
+    {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2}, {"recipe": "pcrlv2"},
+], ids=["report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views"])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
     script.write_text(RANK)

@@ -41,6 +41,11 @@ class Pool(nn.Module):
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
+def encoder(config: Config, *, rope: str = "axial", rope_base: float = 1000.0, **_) -> RotaryEncoder:
+    """The encoder by itself, of the Method's options."""
+    return RotaryEncoder(config, base=rope_base, mode=rope)
+
+
 class Method(nn.Module):
     """longest: patch layers along z of a chunk, at most; a step draws 1 to `longest` of them.   whole: share of the steps that take whole scans.
 
@@ -63,7 +68,7 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.gather = config, alone
         self.longest, self.whole, self.chunks, self.inside = longest, whole, chunks, inside
-        self.encoder = RotaryEncoder(config, base=rope_base, mode=rope)
+        self.encoder = encoder(config, rope=rope, rope_base=rope_base)
         self.pool = Pool(config.width, config.heads)
         self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         words = tokenizer(config.text_encoder)

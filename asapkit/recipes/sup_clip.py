@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from asapkit.config import Config
 from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import Encoder
+from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -32,7 +32,7 @@ class Method(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature {temperature}: give a number above 0")
         super().__init__()
-        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.config, self.encoder, self.gather = config, image_encoder(config), alone
         self.pair = Pair(config, scale=1 / temperature if normalise else None, normalise=normalise, text_memory=text_memory)
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:

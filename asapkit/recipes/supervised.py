@@ -12,7 +12,7 @@ from asapkit import objectives
 from asapkit.config import Config
 from asapkit.masking import visible_patches
 from asapkit.types import FINDINGS, Batch, Losses
-from asapkit.vit3d import Encoder
+from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"labels": 1.0}
 
@@ -26,7 +26,7 @@ class Method(nn.Module):
     def __init__(self, config: Config, *, see: float = 1.0):
         super().__init__()
         self.config, self.see = config, round(see * config.patches)
-        self.encoder = Encoder(config)
+        self.encoder = image_encoder(config)
         self.head = nn.Linear(2 * config.width, len(FINDINGS))
 
     def forward(self, batch: Batch) -> Losses:
