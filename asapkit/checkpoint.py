@@ -18,6 +18,13 @@ from asapkit.types import Refused
 from asapkit.vit3d import Encoder, load_mae_blocks
 
 
+FORMER = {
+    "align_image.": "alignment.image.", "align_last.": "alignment.last.", "align_text.": "alignment.text.", "selector.": "alignment.selector.",
+    "word_text.": "report.text.", "word_image.": "report.image.", "fusion.": "report.fusion.", "words.": "report.words.",
+}  # fmt: skip
+"""What stood where in runs of `asap` before alignment and report decoder were modules of their own: these still load, and resume."""
+
+
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
     """The recipe's Method; a recipe with a word head gets the vocabulary of the store's training reports unless one is given.
 
@@ -96,7 +103,7 @@ def load_state(run: Path) -> dict:
 
 def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Loads every tensor or none.  Raises: Refused naming what is missing, left over or of another shape."""
-    frozen = tuple(getattr(module, "frozen", ()))
+    frozen, state = tuple(getattr(module, "frozen", ())), renamed(state, to=set(module.state_dict()))
     own = {k: v for k, v in module.state_dict().items() if not (frozen and k.startswith(frozen))}
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -105,6 +112,12 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise Refused(f"{source}: {problem} {', '.join(names[:3])}{more}; was it made by another version?")
     module.load_state_dict(state, strict=not frozen)
+
+
+def renamed(state: dict[str, Tensor], *, to: set[str]) -> dict[str, Tensor]:
+    """Tensors under the names of today, where a former name of theirs has one in `to`."""
+    old = {name: new + name.removeprefix(former) for name in state for former, new in FORMER.items() if name.startswith(former) and name not in to}
+    return {old[name] if old.get(name) in to else name: value for name, value in state.items()}
 
 
 def read_weights(run: Path) -> dict[str, Tensor]:
@@ -156,7 +169,8 @@ def load_method(run: Path) -> nn.Module:
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
     config, said = settings(run)
     state = read_weights(run)
-    method = make_method(said["recipe"], config, said["options"], vocabulary=state.get("words.vocabulary"))
+    vocabulary = next((value for name, value in state.items() if name.endswith("words.vocabulary")), None)
+    method = make_method(said["recipe"], config, said["options"], vocabulary=vocabulary)
     fill(method, state, str(run))
     return method.eval()
 
@@ -197,9 +211,16 @@ def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
     """The encoder among the tensors of a run, made as the run's config.json says."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    encoder = Encoder(read_config(run))
+    encoder = untrained_encoder(run)
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
+
+
+def untrained_encoder(run: Path) -> nn.Module:
+    """The encoder of a run's recipe: the house's, or what `recipes/<name>.encoder` makes where a recipe has one of its own."""
+    recipe = settings(run)[1]["recipe"] if (run / "method.json").exists() else ""
+    known = (Path(__file__).parent / "recipes" / f"{recipe}.py").exists()
+    return getattr(import_module(f"asapkit.recipes.{recipe}") if known else None, "encoder", Encoder)(read_config(run))
 
 
 def start_from(encoder: nn.Module, source: Path | str) -> str:

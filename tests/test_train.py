@@ -260,10 +260,10 @@ def test_patients_that_scores_hold_out_are_never_trained_on(toy_store):
 
 def test_official_words_are_the_whole_vocabulary_and_add_up(toy_store):
     held = store.open(toy_store)
-    assert len(checkpoint.make_method("asap", TOY, {"fidelity": "official"}, store=held).words.vocabulary) > 30_000
-    assert len(checkpoint.make_method("asap", TOY, {}, store=held).words.vocabulary) < 3_000
+    assert len(checkpoint.make_method("asap", TOY, {"fidelity": "official"}, store=held).report.words.vocabulary) > 30_000
+    assert len(checkpoint.make_method("asap", TOY, {}, store=held).report.words.vocabulary) < 3_000
     method, batch = made_method({"words_on": "all"}), uneven_batch()
-    known = method.words.lookup[batch.report_tokens] >= 0
+    known = method.report.words.lookup[batch.report_tokens] >= 0
     assert int(method.counts(batch)["words"]) == int(known.sum()) < known.numel()
 
 

@@ -28,7 +28,7 @@ def make(kind: str, settings: dict) -> nn.Module:
     settings = dict(settings)
     if kind == "house":
         values = dict(settings["config"])
-        return Encoder(Config.at(values.pop("scale"), **values))
+        return Encoder(Config.at(values.pop("scale"), **values), pool=settings.get("pool", 1))
     if kind not in KINDS:
         raise Refused(f"unknown kind of encoder {kind!r}; there are house, {', '.join(KINDS)}")
     module, name = KINDS[kind].split(".")
