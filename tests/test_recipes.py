@@ -9,7 +9,7 @@ from made import made_batch
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.masking import hidden_patches
+from asapkit.masking import hidden_patches, visible_of
 from asapkit.recipes import asap
 from asapkit.train import recipe_module, recipes
 from asapkit.vit3d import patchify, unpatchify
@@ -95,8 +95,10 @@ def test_within_a_report_the_other_volumes_do_not_matter(recipe):
     method, batch = make(recipe), made_batch(CONFIG)
     joined = method(batch)
     parts = [method(batch[n : n + 1]) for n in range(3)]
+    shares = [method.counts(batch[n : n + 1]) for n in range(3)]
     for name in set(joined) - {"match"}:  # which asks for another volume's report
-        assert joined[name].item() == pytest.approx(sum(p[name].item() for p in parts) / 3, rel=1e-4), name
+        total = sum(share[name].item() * part[name].item() for share, part in zip(shares, parts, strict=True))
+        assert joined[name].item() == pytest.approx(total / sum(share[name].item() for share in shares), rel=1e-4), name
 
 
 @pytest.mark.parametrize("recipe", ["asap", "simcrop"])
@@ -247,3 +249,94 @@ def test_a_batch_that_states_nothing_leaves_the_graph_whole():
 def test_options_out_of_range_are_named(option, says):
     with pytest.raises(ValueError, match=says):
         make("asap", **option)
+
+
+def test_simcrop_is_asap_without_organs_a_token_of_the_selected_patches_and_a_learned_k():
+    batch = made_batch(CONFIG)
+    simcrop, asap_ = make("simcrop"), make("asap", aki=False, slf=False, selector="fixed", fixed_k=CONFIG.top_k[1], prior=0.0)
+    simcrop.load_state_dict(asap_.state_dict())
+    ours, theirs = simcrop(batch), asap_(batch)
+    assert {name: value.item() for name, value in ours.items()} == {name: theirs[name].item() for name in ours}
+    similarity, k = simcrop.match(simcrop.aligned(batch.image[:1])[0], ["A nodule in the left lung."])
+    assert similarity.shape == (1, CONFIG.patches) and k.tolist() == [round(CONFIG.top_k[1] * CONFIG.patches / CONFIG.visible)]
+
+
+@pytest.mark.parametrize("align_over", ["report", "batch"])
+def test_a_positive_sentence_that_weighs_more_moves_the_loss_towards_its_own(align_over):
+    batch = made_batch(CONFIG)
+    batch.sentence_positive[:, 1:] = False
+    by_weight = [make("simcrop", align_over=align_over, positive_weight=w)(batch)["align"].item() for w in (1e-4, 1.0, 3.0, 1e4)]
+    assert by_weight == sorted(by_weight) or by_weight == sorted(by_weight, reverse=True)
+    others, alone = by_weight[0], by_weight[-1]
+    assert by_weight[1] == pytest.approx((3 * others + alone) / 4, rel=1e-2) and by_weight[2] == pytest.approx((others + alone) / 2, rel=1e-2)
+
+
+def test_mrm_sees_half_the_resolution_that_it_restores():
+    method, batch = make("mrm").eval(), made_batch(CONFIG)
+    fine = torch.ones(1, 1, 2, 2, 2)
+    fine[..., 1::2] = -1  # adds nothing to the mean of any 2 x 2 x 2 voxels
+    other = replace(batch, image=batch.image + 0.3 * fine.repeat(1, 1, *(n // 2 for n in CONFIG.crop)))
+    assert torch.allclose(method.encoder.tokens(other.image), method.encoder.tokens(batch.image), atol=1e-4)
+    one, two = method(batch), method(other)
+    assert one["words"].item() == pytest.approx(two["words"].item(), rel=1e-4)
+    assert abs(one["reconstruct"].item() - two["reconstruct"].item()) > 1e-3
+
+
+def test_mrm_words_stand_on_the_mean_of_the_visible_patches_and_hidden_ones_are_not_told():
+    method, batch = make("mrm").eval(), made_batch(CONFIG)
+    hidden = method.blanks.hidden(batch)
+    assert hidden.sum(1).tolist() == [12, 12, 12]  # half of 24
+    other = replace(batch, report_tokens=torch.where(hidden, batch.report_tokens.flip(0), batch.report_tokens))
+    assert torch.equal(method.told(batch), method.told(other))
+    latent = method.encoder(batch.image, visible_of(batch, CONFIG))
+    keys = torch.stack([method.image(latent[:, 1 + n]) for n in range(CONFIG.visible)]).mean(0)
+    logits = method.words(method.told(batch) + keys[:, None], batch.report_real, hidden)
+    expected = torch.nn.functional.cross_entropy(logits, batch.report_tokens[hidden] - 1996)
+    assert method(batch)["words"].item() == pytest.approx(expected.item(), rel=1e-5)
+    outside = replace(batch, report_tokens=torch.full_like(batch.report_tokens, 29_000))  # words that the corpus did not have
+    assert torch.isfinite(method.told(outside)).all() and method(outside)["words"].item() == 0
+
+
+def test_m3ae_restores_patches_with_the_report_and_words_with_the_volume():
+    method, batch = make("m3ae").eval(), made_batch(CONFIG)
+    visible = visible_of(batch, CONFIG)
+    other_report = replace(batch, report_tokens=batch.report_tokens.roll(1, 0))
+    patches = patchify(batch.image, CONFIG.patch)
+    unseen = hidden_patches(visible, CONFIG.patches).unsqueeze(-1)
+    other_image = replace(batch, image=unpatchify(torch.where(unseen, -patches, patches), CONFIG.grid, CONFIG.patch))
+    latent = method.latent(batch, visible)
+    assert torch.equal(latent, method.latent(other_image, visible)), "what is hidden is not seen"
+    assert not torch.allclose(latent, method.latent(other_report, visible), atol=1e-4)
+    assert method(batch)["words"].item() != method(other_image)["words"].item(), "words see the whole volume"
+
+
+def test_m3ae_never_calls_two_volumes_of_one_report_a_mismatch():
+    method, batch = make("m3ae"), made_batch(CONFIG, volumes=6)
+    batch.report_order[:, 0] = torch.tensor([0.0, 0.9, 0.0, 0.9, 0.0, 0.9])
+    batch.report_tokens[4:] = batch.report_tokens[0]
+    tokens, real, own = method.shown(batch)
+    assert own.tolist() == [False, True, False, True, False, True]
+    for n in range(6):
+        assert torch.equal(tokens[n], batch.report_tokens[n]) == bool(own[n])
+    batch.report_tokens[:] = batch.report_tokens[0].clone()
+    assert method.shown(batch)[2].all()
+    with pytest.raises(ValueError, match="exchange 1"):
+        make("m3ae", exchange=1.0)
+    with pytest.raises(ValueError, match="word_share 0"):
+        make("m3ae", word_share=0.0)
+
+
+def test_an_answer_that_looks_at_the_image_beats_one_that_does_not():
+    """The match must be learnable: with volumes as different as their reports, its loss falls well below a coin's."""
+    method, batch = make("m3ae"), made_batch(CONFIG, volumes=6)
+    batch.image[:] = batch.image * 0.1 + torch.linspace(-0.9, 0.9, 6).view(6, 1, 1, 1, 1)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
+    g, last = torch.Generator().manual_seed(0), []
+    for _ in range(120):
+        batch.report_order[:, 0] = torch.rand(6, generator=g)
+        loss = method(batch)["match"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        last.append(loss.item())
+    assert sum(last[-20:]) / 20 < 0.3 < sum(last[:5]) / 5
