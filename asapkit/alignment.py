@@ -70,7 +70,7 @@ class Alignment(nn.Module):
     def read(
         self, encoder: Encoder, image: Float[Tensor, "B 1 X Y Z"], visible: Int[Tensor, "B V"], *, restore: int | None = None
     ) -> tuple[Float[Tensor, "_ M D"], Levels]:
-        """What the encoder makes of the visible patches, for at least the first `restore` volumes (None: all), and what is aligned of every volume."""
+        """What the encoder makes of the visible patches, of at least the first `restore` volumes (None: all); what is aligned of every volume."""
         whole = self.on == "all"
         stem = encoder.stem_tokens(image, None if whole else visible)
         deep = restore if self.source == "stem" else None  # what nobody aligns or restores needs no depth
@@ -192,9 +192,7 @@ class Alignment(nn.Module):
         return self.levels(stem, states, encoder.norm(states[-1]), visible=None)[0][0]
 
     @torch.no_grad()
-    def match(
-        self, text: TextEncoder, aligned: Float[Tensor, "N E"], sentences: list[str]
-    ) -> tuple[Float[Tensor, "S N"], Int[Tensor, " S"]]:
+    def match(self, text: TextEncoder, aligned: Float[Tensor, "N E"], sentences: list[str]) -> tuple[Float[Tensor, "S N"], Int[Tensor, " S"]]:
         """Cosine of each sentence with each patch of one image, and K: the sentence's budget, times all / visible patches if trained on those."""
         words = tokenizer(self.config.text_encoder)
         rows = words(sentences, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt")

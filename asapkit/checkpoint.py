@@ -17,7 +17,6 @@ from asapkit.config import Config
 from asapkit.types import Refused
 from asapkit.vit3d import Encoder, load_mae_blocks
 
-
 FORMER = {
     "align_image.": "alignment.image.", "align_last.": "alignment.last.", "align_text.": "alignment.text.", "selector.": "alignment.selector.",
     "word_text.": "report.text.", "word_image.": "report.image.", "fusion.": "report.fusion.", "words.": "report.words.",

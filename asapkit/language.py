@@ -197,9 +197,7 @@ class CoAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, depth: int, dropout: float = 0.1):
         super().__init__()
-        self.text, self.image = (
-            nn.ModuleList(Fusion(width, heads, global_feature=False, dropout=dropout) for _ in range(depth)) for _ in range(2)
-        )
+        self.text, self.image = (nn.ModuleList(Fusion(width, heads, global_feature=False, dropout=dropout) for _ in range(depth)) for _ in range(2))
 
     def forward(
         self, text: Float[Tensor, "B R D"], real: Bool[Tensor, "B R"], image: Float[Tensor, "B M D"], *, depth: int | None = None

@@ -87,9 +87,7 @@ def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather
     return key[:, None] == key[None]
 
 
-def shown_reports(
-    key: Int[Tensor, " B"], joined: Int[Tensor, " G"], exchanged: Bool[Tensor, " B"]
-) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+def shown_reports(key: Int[Tensor, " B"], joined: Int[Tensor, " G"], exchanged: Bool[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
     """Which report of the joined batch each volume is shown with, and whether it is its own.
 
     A volume that is `exchanged` gets the next other report in the order of the keys, round the batch; its own where there is no other. By keys

@@ -41,7 +41,10 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"bert_decoder\.bert\.fusion_layer\.intermediate\.dense\.(\w+)", r"report.fusion.up.\1"),
     (r"bert_decoder\.bert\.fusion_layer\.output\.dense\.(\w+)", r"report.fusion.down.\1"),
     (r"bert_decoder\.bert\.fusion_layer\.output\.LayerNorm\.(\w+)", r"report.fusion.out_norm.\1"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.(\w+)", r"report.words.layers.layers.\1.self_attn.in_proj_\3:\2"),
+    (
+        r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.(\w+)",
+        r"report.words.layers.layers.\1.self_attn.in_proj_\3:\2",
+    ),
     (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", r"report.words.layers.layers.\1.self_attn.out_proj.\2"),
     (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)", r"report.words.layers.layers.\1.norm1.\2"),
     (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", r"report.words.layers.layers.\1.linear1.\2"),

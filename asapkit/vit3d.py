@@ -146,7 +146,9 @@ class Encoder(nn.Module):
         self.embedded = tuple(p // pool for p in config.patch)  # voxels of a patch after averaging
         least = pool * (2 if config.stem == "statistics" else 1)
         if any(p % pool for p in config.patch) or min(config.patch) < least:
-            raise ValueError(f"patch {config.patch}: give multiples of {pool}, of at least {least}: this encoder averages {pool} voxels along each axis")
+            raise ValueError(
+                f"patch {config.patch}: give multiples of {pool}, of at least {least}: the encoder averages {pool} voxels along each axis"
+            )
         self.embed = nn.Linear(prod(self.embedded), config.width)
         self.stem = StatisticsStem(patch=self.embedded, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))

@@ -36,7 +36,7 @@ def test_what_is_seen_of_a_batch_is_as_its_configuration_says():
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), share=st.floats(0.1, 0.9))
+@given(seed=st.integers(0, 999), share=st.sampled_from([0.125, 0.25, 0.5, 0.75]))
 def test_whole_words_against_a_loop(seed, share):
     g = torch.Generator().manual_seed(seed)
     order, continues = torch.rand(1, 24, generator=g), torch.rand(1, 24, generator=g) < 0.4
@@ -49,8 +49,8 @@ def test_whole_words_against_a_loop(seed, share):
                 words[-1].append(n)
             else:
                 words.append([n])
-    lowest = sorted(words, key=lambda word: order[0, word[0]].item())[: round(len(words) * torch.tensor(share).item())]
-    found = hidden_words(order, real, special, share=torch.tensor(share).item(), continues=continues)
+    lowest = sorted(words, key=lambda word: order[0, word[0]].item())[: round(len(words) * share)]
+    found = hidden_words(order, real, special, share=share, continues=continues)
     assert found[0].nonzero().flatten().tolist() == sorted(n for word in lowest for n in word)
 
 

@@ -272,14 +272,14 @@ def test_a_positive_sentence_that_weighs_more_moves_the_loss_towards_its_own(ali
 
 
 def test_mrm_sees_half_the_resolution_that_it_restores():
-    method, batch = make("mrm").eval(), made_batch(CONFIG)
+    method, batch = make("mrm", norm_pixels=False).eval(), made_batch(CONFIG)
     fine = torch.ones(1, 1, 2, 2, 2)
     fine[..., 1::2] = -1  # adds nothing to the mean of any 2 x 2 x 2 voxels
     other = replace(batch, image=batch.image + 0.3 * fine.repeat(1, 1, *(n // 2 for n in CONFIG.crop)))
     assert torch.allclose(method.encoder.tokens(other.image), method.encoder.tokens(batch.image), atol=1e-4)
     one, two = method(batch), method(other)
     assert one["words"].item() == pytest.approx(two["words"].item(), rel=1e-4)
-    assert abs(one["reconstruct"].item() - two["reconstruct"].item()) > 1e-3
+    assert two["reconstruct"].item() == pytest.approx(one["reconstruct"].item() + 0.3**2, abs=0.01), "what is restored has the whole resolution"
 
 
 def test_mrm_words_stand_on_the_mean_of_the_visible_patches_and_hidden_ones_are_not_told():
@@ -314,7 +314,7 @@ def test_m3ae_never_calls_two_volumes_of_one_report_a_mismatch():
     method, batch = make("m3ae"), made_batch(CONFIG, volumes=6)
     batch.report_order[:, 0] = torch.tensor([0.0, 0.9, 0.0, 0.9, 0.0, 0.9])
     batch.report_tokens[4:] = batch.report_tokens[0]
-    tokens, real, own = method.shown(batch)
+    tokens, _, own = method.shown(batch)
     assert own.tolist() == [False, True, False, True, False, True]
     for n in range(6):
         assert torch.equal(tokens[n], batch.report_tokens[n]) == bool(own[n])
@@ -326,17 +326,21 @@ def test_m3ae_never_calls_two_volumes_of_one_report_a_mismatch():
         make("m3ae", word_share=0.0)
 
 
-def test_an_answer_that_looks_at_the_image_beats_one_that_does_not():
-    """The match must be learnable: with volumes as different as their reports, its loss falls well below a coin's."""
-    method, batch = make("m3ae"), made_batch(CONFIG, volumes=6)
+@pytest.mark.slow
+def test_whether_an_image_and_a_report_match_can_be_learned():
+    """With volumes as different as their reports, the loss falls well below a coin's, .69."""
+    method, batch = make("m3ae", text_memory=True), made_batch(CONFIG, volumes=6)
     batch.image[:] = batch.image * 0.1 + torch.linspace(-0.9, 0.9, 6).view(6, 1, 1, 1, 1)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
-    g, last = torch.Generator().manual_seed(0), []
+    g, losses = torch.Generator().manual_seed(0), []
     for _ in range(120):
         batch.report_order[:, 0] = torch.rand(6, generator=g)
-        loss = method(batch)["match"]
+        tokens, real, own = method.shown(batch)
+        image, text = method.entered("image", method.encoder(batch.image)), method.entered("text", method.text(tokens, real))
+        loss = objectives.matching(method.judged(text, real, image), own)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()
-        last.append(loss.item())
-    assert sum(last[-20:]) / 20 < 0.3 < sum(last[:5]) / 5
+        losses.append(loss.item())
+    assert sum(losses[:10]) / 10 > 0.6 > 0.45 > sum(losses[-20:]) / 20

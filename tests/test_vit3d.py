@@ -178,7 +178,7 @@ def test_an_encoder_that_averages_sees_the_crop_on_the_same_grid_at_half_its_res
 def test_a_patch_that_cannot_be_averaged_is_named():
     with pytest.raises(ValueError, match=r"patch \(12, 12, 6\): give multiples of 4"):
         Encoder(Config.at("toy"), pool=4)
-    with pytest.raises(ValueError, match="of at least 4: this encoder averages 2 voxels"):
+    with pytest.raises(ValueError, match="at least 4: the encoder averages 2 voxels"):
         Encoder(Config.at("toy", patch=(12, 12, 2), stem="statistics"), pool=2)
 
 
