@@ -16,7 +16,7 @@ from asapkit.ranks import effective_rank, spectra
 
 __all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "probe_bars", "probe_dots", "selected_k", "spectra"]
 
-LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 KINDS = dict(zip(("normal", "focal", "diffuse", "uncertain", "elsewhere"), CYCLE, strict=False))  # a kind of sentence keeps its colour
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),

@@ -156,7 +156,8 @@ def load_method(run: Path) -> nn.Module:
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
     config, said = settings(run)
     state = read_weights(run)
-    method = make_method(said["recipe"], config, said["options"], vocabulary=state.get("words.vocabulary"))
+    vocabulary = next((value for name, value in state.items() if name.endswith("words.vocabulary")), None)
+    method = make_method(said["recipe"], config, said["options"], vocabulary=vocabulary)
     fill(method, state, str(run))
     return method.eval()
 

@@ -143,8 +143,12 @@ def paper_text(method: nn.Module) -> nn.Module:
 
     bert = BertModel(BertConfig(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.25), add_pooling_layer=False)
     method.text.bert, method.text.width = bert.requires_grad_(False), bert.config.hidden_size
-    method.align_text = Projection(method.text.width, method.config.align_width)
-    method.word_text = Projection(method.text.width, method.config.word_width)
+    for module in list(method.modules()):
+        reader = dict(module.named_children()).get("text")  # what reads the text encoder is called after it
+        if isinstance(reader, Projection):
+            module.text = Projection(method.text.width, reader.dense_to_output.out_features)
+        elif isinstance(module, nn.ModuleDict) and isinstance(reader, nn.Linear):
+            module["text"] = nn.Linear(method.text.width, reader.out_features)
     return method.train()
 
 

@@ -170,11 +170,11 @@ def reconstruct(method, store: Store, id: str) -> dict:
         return {}
     config = method.config
     one = batch.Items(store, config, augment=False).batch([id])
-    visible = masking.visible_patches(one.patch_order, visible=config.visible, last=~one.in_body if config.hide_air_first else None)
+    visible = masking.visible_of(one, config)
     hidden = masking.hidden_patches(visible, config.patches)
-    restore = getattr(method, "restore", lambda image, seen: method.decoder(method.encoder(image, seen), seen)[0])
+    restored = getattr(method, "restored", lambda one, seen: method.decoder(method.encoder(one.image, seen), seen)[0])
     with torch.no_grad():
-        predicted = restore(one.image, visible)
+        predicted = restored(one, visible)
     target = vit3d.patchify(one.image, config.patch)
     if getattr(method, "norm_pixels", False):
         predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)

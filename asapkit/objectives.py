@@ -67,11 +67,12 @@ def align_in_report(
     temperature: float = 0.07,
     pad_columns: bool = False,
     mean: str = "report",
+    worth: Float[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE between the sentences of a report and the mean of the patches that each selected, both directions summed (eq. 8, 10).
 
-    Sentences with equal `meaning` are no negatives of one another. mean="report": average within a report, then over reports that have
-    sentences; "batch": over all sentences. pad_columns: padded sentences stay as negatives, as released.
+    Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: padded sentences stay as
+    negatives, as released.
     """
     logits = unit(sentence) @ unit(evidence).mT / temperature
     same = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
@@ -83,7 +84,7 @@ def align_in_report(
     columns = logits.mT.masked_fill(blocked, -math.inf)
     diagonal = logits.diagonal(dim1=1, dim2=2)
     loss = rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
-    return sentence_mean(loss, real, mean=mean)
+    return sentence_mean(loss, real, mean=mean, worth=worth)
 
 
 def align_over_images(
@@ -107,12 +108,18 @@ def align_over_images(
     return ((over_images + over_sentences - 2 * positive) * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def sentence_mean(loss: Float[Tensor, "B S"], real: Bool[Tensor, "B S"], *, mean: str = "report") -> Float[Tensor, ""]:
-    """Mean over real sentences: within each report first, then over the reports that have any ("report"), or all at once ("batch")."""
-    loss = loss.masked_fill(~real, 0.0)
+def sentence_mean(
+    loss: Float[Tensor, "B S"], real: Bool[Tensor, "B S"], *, mean: str = "report", worth: Float[Tensor, "B S"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over real sentences: within each report first, then over the reports that have any ("report"), or all at once ("batch").
+
+    worth: how much each sentence counts beside the others, default 1; 0 where it is not real.
+    """
+    worth = real.float() if worth is None else worth
+    loss = loss.masked_fill(~real, 0.0) * worth
     if mean == "batch":
-        return loss.sum() / real.sum().clamp(min=1)
-    per_report = loss.sum(1) / real.sum(1).clamp(min=1)
+        return loss.sum() / worth.sum().clamp(min=1e-6)
+    per_report = loss.sum(1) / worth.sum(1).clamp(min=1e-6)
     return per_report.sum() / real.any(1).sum().clamp(min=1)
 
 
@@ -128,6 +135,11 @@ def labels_bce(logits: Float[Tensor, "B F"], labels: Float[Tensor, "B F"]) -> Fl
     known = labels >= 0
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0), reduction="none")
     return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def matching(logits: Float[Tensor, " B"], matched: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Binary cross-entropy of whether an image and a report belong together, mean over pairs (M3AE's image-text matching; methods.md E4)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), matched.float())
 
 
 def contrast(logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None) -> Float[Tensor, ""]:

@@ -87,6 +87,17 @@ def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather
     return key[:, None] == key[None]
 
 
+def shown_reports(key: Int[Tensor, " B"], joined: Int[Tensor, " G"], exchanged: Bool[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+    """Which report of the joined batch each volume is shown with, and whether it is its own.
+
+    A volume that is `exchanged` gets the next other report in the order of the keys, round the batch; its own where there is no other. By keys
+    alone, so that every rank agrees, and a volume of the same report is never a mismatch.
+    """
+    ordered, row = joined.sort()
+    at = torch.where(exchanged, torch.searchsorted(ordered, key, right=True) % len(ordered), torch.searchsorted(ordered, key))
+    return row[at], ordered[at] == key
+
+
 def moments(share: Float[Tensor, "B N"], centres: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3 3"]]:
     """Centroid and covariance of where a volume's attention lies; `share` sums to 1 over its patches, `centres` in any unit of length."""
     mean = share @ centres

@@ -22,35 +22,38 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"decoder_injection_pred_norm\.(\w+)", r"organ_head.1.\1"),
     (r"decoder_injection_pred_layer_1\.(\w+)", r"organ_head.3.\1"),
     (r"bert_encoder\.bert\.(.+)", r"text.bert.\1"),
-    (r"bert_feature_proj\.LayerNorm\.(\w+)", r"word_text.norm.\1"),
-    (r"bert_feature_proj\.(.+)", r"word_text.\1"),
-    (r"finding_align_img_mlp\.LayerNorm\.(\w+)", r"align_image.norm.\1"),
-    (r"finding_align_img_mlp\.(.+)", r"align_image.\1"),
-    (r"align_text_mlp\.LayerNorm\.(\w+)", r"align_text.norm.\1"),
-    (r"align_text_mlp\.(.+)", r"align_text.\1"),
-    (r"bert_mlp\.(\w+)", r"word_image.\1"),
-    (r"regression_head\.weight", r"selector.projection"),
-    (r"regression_head\.bias", r"selector.bias"),
-    (r"bert_decoder\.bert\.fusion_layer\.attention\.self\.(\w+)\.(\w+)", r"fusion.self_attention.\1.\2"),
-    (r"bert_decoder\.bert\.fusion_layer\.attention\.output\.dense\.(\w+)", r"fusion.self_dense.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.attention\.output\.LayerNorm\.(\w+)", r"fusion.self_norm.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.cross_self_attention\.(.+)", r"fusion.cross.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.gap_mlp\.(\w+)", r"fusion.global_feature.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.out_layer\.dense\.(\w+)", r"fusion.dense.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.out_layer\.LayerNorm\.(\w+)", r"fusion.norm.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.intermediate\.dense\.(\w+)", r"fusion.up.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.output\.dense\.(\w+)", r"fusion.down.\1"),
-    (r"bert_decoder\.bert\.fusion_layer\.output\.LayerNorm\.(\w+)", r"fusion.out_norm.\1"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.(\w+)", r"words.layers.layers.\1.self_attn.in_proj_\3:\2"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", r"words.layers.layers.\1.self_attn.out_proj.\2"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)", r"words.layers.layers.\1.norm1.\2"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", r"words.layers.layers.\1.linear1.\2"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.output\.dense\.(\w+)", r"words.layers.layers.\1.linear2.\2"),
-    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", r"words.layers.layers.\1.norm2.\2"),
-    (r"bert_decoder\.cls\.predictions\.transform\.dense\.(\w+)", r"words.dense.\1"),
-    (r"bert_decoder\.cls\.predictions\.transform\.LayerNorm\.(\w+)", r"words.norm.\1"),
-    (r"bert_decoder\.cls\.predictions\.decoder\.weight", r"words.decoder.weight"),
-    (r"bert_decoder\.cls\.predictions\.bias", r"words.decoder.bias"),
+    (r"bert_feature_proj\.LayerNorm\.(\w+)", r"report.text.norm.\1"),
+    (r"bert_feature_proj\.(.+)", r"report.text.\1"),
+    (r"finding_align_img_mlp\.LayerNorm\.(\w+)", r"alignment.image.norm.\1"),
+    (r"finding_align_img_mlp\.(.+)", r"alignment.image.\1"),
+    (r"align_text_mlp\.LayerNorm\.(\w+)", r"alignment.text.norm.\1"),
+    (r"align_text_mlp\.(.+)", r"alignment.text.\1"),
+    (r"bert_mlp\.(\w+)", r"report.image.\1"),
+    (r"regression_head\.weight", r"alignment.selector.projection"),
+    (r"regression_head\.bias", r"alignment.selector.bias"),
+    (r"bert_decoder\.bert\.fusion_layer\.attention\.self\.(\w+)\.(\w+)", r"report.fusion.self_attention.\1.\2"),
+    (r"bert_decoder\.bert\.fusion_layer\.attention\.output\.dense\.(\w+)", r"report.fusion.self_dense.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.attention\.output\.LayerNorm\.(\w+)", r"report.fusion.self_norm.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.cross_self_attention\.(.+)", r"report.fusion.cross.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.gap_mlp\.(\w+)", r"report.fusion.global_feature.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.out_layer\.dense\.(\w+)", r"report.fusion.dense.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.out_layer\.LayerNorm\.(\w+)", r"report.fusion.norm.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.intermediate\.dense\.(\w+)", r"report.fusion.up.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.output\.dense\.(\w+)", r"report.fusion.down.\1"),
+    (r"bert_decoder\.bert\.fusion_layer\.output\.LayerNorm\.(\w+)", r"report.fusion.out_norm.\1"),
+    (
+        r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.(\w+)",
+        r"report.words.layers.layers.\1.self_attn.in_proj_\3:\2",
+    ),
+    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", r"report.words.layers.layers.\1.self_attn.out_proj.\2"),
+    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.(\w+)", r"report.words.layers.layers.\1.norm1.\2"),
+    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", r"report.words.layers.layers.\1.linear1.\2"),
+    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.output\.dense\.(\w+)", r"report.words.layers.layers.\1.linear2.\2"),
+    (r"bert_decoder\.bert\.encoder\.layer\.(\d+)\.output\.LayerNorm\.(\w+)", r"report.words.layers.layers.\1.norm2.\2"),
+    (r"bert_decoder\.cls\.predictions\.transform\.dense\.(\w+)", r"report.words.dense.\1"),
+    (r"bert_decoder\.cls\.predictions\.transform\.LayerNorm\.(\w+)", r"report.words.norm.\1"),
+    (r"bert_decoder\.cls\.predictions\.decoder\.weight", r"report.words.decoder.weight"),
+    (r"bert_decoder\.cls\.predictions\.bias", r"report.words.decoder.bias"),
 )  # fmt: skip
 
 DROPPED: tuple[tuple[str, str], ...] = (
@@ -94,10 +97,10 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         target, third = where
         if third:
             thirds.setdefault(target, {})[third] = value
-        elif target in ("encoder.embed.weight", "selector.projection"):
+        elif target in ("encoder.embed.weight", "alignment.selector.projection"):
             ours[target] = value.flatten(1) if value.ndim > 2 else value.flatten()
         else:
-            ours[target] = value.reshape(()) if target == "selector.bias" else value
+            ours[target] = value.reshape(()) if target == "alignment.selector.bias" else value
     for target, parts in thirds.items():
         if missing := [third for third in THIRDS if third not in parts]:
             raise ValueError(f"{target}: the released weights lack its {' and '.join(missing)}")

@@ -20,7 +20,7 @@ from asapkit import checkpoint, status
 from asapkit.types import Refused
 
 MARKS = ("method.json", "state.pt", "history.csv", status.FILE)
-LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 LAST = 0.05  # share of the steps over which a last loss is the mean
 SCORES = {"probe": "macro AUROC of linear probes", "hit": "share of sentences whose highest patch lies in the truth"}
 ABSENT = object()

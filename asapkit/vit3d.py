@@ -135,23 +135,30 @@ class Encoder(nn.Module):
     """ViT over CT patches with a class token and fixed positions; hidden patches are never computed.
 
     `tokens` and `hidden` are what the rest of the house asks of every encoder.
+    pool: voxels along each axis that are averaged before a patch is embedded (MRM: 2); the image that comes in, the patch and the grid stay the same.
 
-    Raises: ValueError for a configuration that names another encoder.
+    Raises: ValueError for a configuration that names another encoder, a patch that is no multiple of `pool`, or one too small for its stem then.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, pool: int = 1):
         if config.encoder != "vit":
             raise ValueError(f"encoder {config.encoder!r}: this recipe leaves patches out, which only 'vit' can; set encoder=vit")
         super().__init__()
-        self.config = config
+        self.config, self.pool = config, pool
         self.grid, self.patch, self.width, self.contract = (
             config.grid,
             config.patch,
             config.width,
             config.contract,
         )
-        self.embed = nn.Linear(prod(config.patch), config.width)
-        self.stem = StatisticsStem(patch=config.patch, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
+        self.embedded = tuple(p // pool for p in config.patch)  # voxels of a patch after averaging
+        least = pool * (2 if config.stem == "statistics" else 1)
+        if any(p % pool for p in config.patch) or min(config.patch) < least:
+            raise ValueError(
+                f"patch {config.patch}: give multiples of {pool}, of at least {least}: the encoder averages {pool} voxels along each axis"
+            )
+        self.embed = nn.Linear(prod(self.embedded), config.width)
+        self.stem = StatisticsStem(patch=self.embedded, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -172,10 +179,11 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "B V D"]:
         """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all."""
         positions = self.positions.expand(len(image), -1, -1)
+        image = image if self.pool == 1 else F.avg_pool3d(image, self.pool)
         if visible is None:
-            patches = patchify(image, self.patch)
+            patches = patchify(image, self.embedded)
         else:
-            patches, positions = patches_at(image, self.patch, visible), take(positions, visible)
+            patches, positions = patches_at(image, self.embedded, visible), take(positions, visible)
         x = self.embed(patches)
         return positions + (x if self.stem is None else x + self.stem(patches))
 
@@ -247,12 +255,12 @@ def image_encoder(config: Config) -> nn.Module:
 class Decoder(nn.Module):
     """Image decoder over visible tokens and mask tokens; also gives the token state after each block (AKI reads the second).
 
-    Source: ASAP section 3.1; released model: 4 blocks, 16 heads.
+    width: of the tokens that it reads, the encoder's unless given.   Source: ASAP section 3.1; released model: 4 blocks, 16 heads.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, width: int | None = None):
         super().__init__()
-        self.embed = nn.Linear(config.width, config.decoder_width)
+        self.embed = nn.Linear(width or config.width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.blocks = nn.ModuleList(Block(config.decoder_width, config.decoder_heads) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(config.decoder_width, eps=1e-6)

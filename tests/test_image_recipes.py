@@ -70,7 +70,7 @@ def test_an_asking_block_adds_three_branches_in_turn():
 def test_the_loss_is_the_squared_error_of_standardised_hidden_patches_by_loop():
     method, batch = made(hi_end_mae), made_batch(DEEP)
     visible = seen(batch)
-    predicted, target = method.restore(batch.image, visible), patchify(batch.image, DEEP.patch)
+    predicted, target = method.restored(batch, visible), patchify(batch.image, DEEP.patch)
     total, count = 0.0, 0
     for b, row in enumerate(hidden_patches(visible, DEEP.patches)):
         for n in row.nonzero().flatten().tolist():
@@ -88,8 +88,9 @@ def test_no_hidden_voxel_reaches_what_is_restored():
     visible = seen(batch)
     patches = patchify(batch.image, DEEP.patch)
     other = torch.where(hidden_patches(visible, DEEP.patches).unsqueeze(-1), -patches, patches)
-    assert torch.equal(method.restore(batch.image, visible), method.restore(unpatchify(other, DEEP.grid, DEEP.patch), visible))
-    assert not torch.equal(method.restore(batch.image, visible), method.restore(-batch.image, visible))
+    shown = replace(batch, image=unpatchify(other, DEEP.grid, DEEP.patch))
+    assert torch.equal(method.restored(batch, visible), method.restored(shown, visible))
+    assert not torch.equal(method.restored(batch, visible), method.restored(replace(batch, image=-batch.image), visible))
 
 
 def test_what_is_shown_of_a_volume_is_what_all_blocks_restore(toy_store):

@@ -22,7 +22,9 @@ WORDS = {"types", "config"}
 DATA = {
     "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
 }  # fmt: skip
-NETS = {"stem", "vit3d", "rotary", "swin", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
+NETS = {
+    "stem", "vit3d", "rotary", "swin", "language", "blanks", "pairing", "masking", "selection", "alignment", "objectives", "metrics", "analysis",
+}  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}

@@ -3,8 +3,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import made_batch
 
-from asapkit.masking import hidden_indices, hidden_patches, hidden_words, streams, visible_patches
+from asapkit.config import Config
+from asapkit.masking import hidden_indices, hidden_patches, hidden_words, streams, visible_of, visible_patches
 
 
 @settings(max_examples=20, deadline=None)
@@ -24,6 +26,32 @@ def test_air_is_seen_only_when_the_body_runs_out():
     air = torch.arange(10).expand(1, 10) >= 4
     assert visible_patches(order, visible=4, last=air).tolist() == [[0, 1, 2, 3]]
     assert set(range(4)) < set(visible_patches(order, visible=6, last=air)[0].tolist())
+
+
+def test_what_is_seen_of_a_batch_is_as_its_configuration_says():
+    plain, air_first = (Config.at("toy", hide_air_first=first) for first in (False, True))
+    batch = made_batch(plain)
+    assert torch.equal(visible_of(batch, plain), visible_patches(batch.patch_order, visible=plain.visible))
+    assert not batch.in_body.gather(1, visible_of(batch, plain)).all() and batch.in_body.gather(1, visible_of(batch, air_first)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), share=st.sampled_from([0.125, 0.25, 0.5, 0.75]))
+def test_whole_words_against_a_loop(seed, share):
+    g = torch.Generator().manual_seed(seed)
+    order, continues = torch.rand(1, 24, generator=g), torch.rand(1, 24, generator=g) < 0.4
+    real = torch.arange(24).expand(1, 24) < int(torch.randint(3, 25, (1,), generator=g))
+    special = torch.rand(1, 24, generator=g) < 0.1
+    words = []
+    for n in range(24):
+        if real[0, n] and not special[0, n]:
+            if continues[0, n] and words and words[-1][-1] == n - 1:
+                words[-1].append(n)
+            else:
+                words.append([n])
+    lowest = sorted(words, key=lambda word: order[0, word[0]].item())[: round(len(words) * share)]
+    found = hidden_words(order, real, special, share=share, continues=continues)
+    assert found[0].nonzero().flatten().tolist() == sorted(n for word in lowest for n in word)
 
 
 def test_only_real_words_are_hidden_and_in_the_exact_share():

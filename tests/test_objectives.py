@@ -96,6 +96,18 @@ def test_align_in_report_against_a_loop(mean, pad_columns):
     assert ours.item() == pytest.approx(align_by_loop(sentence, evidence, real, meaning, 0.2, pad_columns=pad_columns, mean=mean), rel=1e-5)
 
 
+@pytest.mark.parametrize("mean", ["report", "batch"])
+def test_a_sentence_worth_three_counts_as_three_of_it(mean):
+    loss, real = rand(3, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    worth = torch.tensor([[1.0, 3, 1, 3], [3, 1, 0, 0], [0, 0, 0, 0]])
+    terms = [[loss[b, s].item() for s in range(4) for _ in range(int(worth[b, s])) if real[b, s]] for b in range(3)]
+    per_report = [sum(t) / len(t) for t in terms if t]
+    expected = sum(per_report) / len(per_report) if mean == "report" else sum(map(sum, terms)) / sum(map(len, terms))
+    assert objectives.sentence_mean(loss, real, mean=mean, worth=worth).item() == pytest.approx(expected, rel=1e-5)
+    plain = objectives.sentence_mean(loss, real, mean=mean)
+    assert objectives.sentence_mean(loss, real, mean=mean, worth=7 * real.float()).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
 @settings(max_examples=15, deadline=None)
 @given(extra=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_empty_sentence_slots_change_the_released_alignment_but_not_ours(extra, seed):
@@ -232,3 +244,12 @@ def test_agreement_against_a_loop_and_its_bounds():
         assert found[n].item() == pytest.approx(-(cos(pa[n].tolist(), zb[n].tolist()) + cos(pb[n].tolist(), za[n].tolist())) / 2, rel=1e-4)
     assert torch.allclose(objectives.agreement(second, first), found)
     assert torch.allclose(objectives.agreement((zb, za), (5 * za, zb)), torch.full((4,), -1.0))
+
+
+def test_matching_against_a_loop_over_pairs():
+    logits, matched = 3 * rand(5), torch.tensor([1, 0, 0, 1, 0]).bool()
+    total = 0.0
+    for b in range(5):
+        p = 1 / (1 + math.exp(-logits[b].item()))
+        total -= math.log(p if matched[b] else 1 - p) / 5
+    assert objectives.matching(logits, matched).item() == pytest.approx(total, rel=1e-5)

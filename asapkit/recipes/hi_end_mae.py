@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.masking import hidden_indices, visible_patches
+from asapkit.masking import hidden_indices, visible_of
 from asapkit.types import Batch, Losses
 from asapkit.vit3d import Block, Decoder, Encoder, initialise, patches_at, take
 
@@ -44,18 +44,15 @@ class Method(nn.Module):
             block.soften(config.decoder_init)
 
     def forward(self, batch: Batch) -> Losses:
-        last = ~batch.in_body if self.config.hide_air_first else None
-        visible = visible_patches(batch.patch_order, visible=self.config.visible, last=last)
+        visible = visible_of(batch, self.config)
         hidden = hidden_indices(visible, self.config.patches)
-        predicted = self.restore(batch.image, visible, only=hidden)
+        predicted = self.restored(batch, visible, only=hidden)
         target = patches_at(batch.image, self.config.patch, hidden)
         return {"reconstruct": objectives.restored(predicted, target, patches=self.config.patches, norm_pixels=self.norm_pixels)}
 
-    def restore(
-        self, image: Float[Tensor, "B 1 X Y Z"], visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None
-    ) -> Float[Tensor, "B _ P"]:
+    def restored(self, batch: Batch, visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None) -> Float[Tensor, "B _ P"]:
         """Every patch as the decoder makes it of the visible ones, or `only` these; the last block works for no others."""
-        states = self.encoder.layers(image, visible)
+        states = self.encoder.layers(batch.image, visible)
         x = self.decoder.placed(self.encoder.norm(states[-1]), visible)
         for block in self.decoder.blocks:
             x = block(x)
