@@ -91,7 +91,8 @@ def _data_commands(command) -> None:
     command(
         label, "silver labels: the 18 findings read from report text",
         _argument("data", metavar="DATA", type=Path, help="a dataset, a store, or a csv of reports"),
-        _argument("out", metavar="OUT.csv", type=Path), _layout(), _argument("--labeller", default="rules", help="rules, huggingface or endpoint (default: rules)"),
+        _argument("out", metavar="OUT.csv", type=Path), _layout(),
+        _argument("--labeller", default="rules", help="rules, huggingface or endpoint (default: rules)"),
         _argument("--model", help="folder of a Hugging Face model, or what an endpoint calls its own"),
         _argument("--url", help="of an OpenAI-compatible endpoint on this machine, http://localhost:8000/v1"),
         _argument("--allow-remote", action="store_true", help="let reports leave this machine, to that url"),

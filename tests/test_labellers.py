@@ -91,8 +91,9 @@ def test_18_values_in_order_or_by_name_are_an_answer(answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        "", "I cannot say.", LINE + ",0", LINE[:-2], LINE.replace("1", "2", 1), LINE.replace("-1", "-2", 1), LINE.replace(",", ";"), f"Labels: {LINE}",
-        f"{LINE}.", f"{LINE}\n{LINE}", f"[{LINE}]", LINE.replace(",", ",,", 1), LINE.replace("1", "1.0", 1), LINE.replace("0", "", 1),
+        "", "I cannot say.", LINE + ",0", LINE[:-3], LINE.replace("1", "2", 1), LINE.replace("-1", "-2", 1), LINE.replace(",", ";"),
+        f"Labels: {LINE}", f"{LINE}.", f"{LINE}\n{LINE}", f"[{LINE}]", LINE.replace(",", ",,", 1),
+        LINE.replace("1", "1.0", 1), LINE.replace("0", "", 1),
         json.dumps(GOOD)[:-1], json.dumps(GOOD | {"Fracture": 0}), json.dumps({k: v for k, v in GOOD.items() if k != "Emphysema"}),
         json.dumps(GOOD | {"Emphysema": "1"}), json.dumps(GOOD | {"Emphysema": True}), json.dumps(GOOD | {"Emphysema": 1.0}),
         json.dumps(GOOD | {"Emphysema": None}), json.dumps(GOOD | {"Emphysema": [1]}), json.dumps({"findings": GOOD}),
@@ -237,12 +238,10 @@ def flood(handler):
         return
 
 
-@pytest.mark.parametrize(
-    ("reply", "reason"), [(silent, "within 0.2 s"), (trickle, "within 0.2 s"), (torn, "broke"), (flood, "a reply of over")], ids=lambda x: getattr(x, "__name__", "")
-)
+@pytest.mark.parametrize(("reply", "reason"), [(silent, "within 0.2 s"), (trickle, "within 0.2 s"), (torn, "broke"), (flood, "a reply of over")])
 def test_a_slow_a_torn_and_an_endless_answer_end_in_abstention(reply, reason):
     with Server(reply) as server, pytest.raises(Abstained, match=reason):
-        server.labeller(timeout_s=0.2, retries=1).label("a", "x")
+        server.labeller(timeout_s=5 if reply is flood else 0.2, retries=1).label("a", "x")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +256,9 @@ def test_an_address_that_is_not_this_machines_is_refused_in_one_line(url):
     assert "\n" not in str(why.value) and "url" in str(why.value)
 
 
-@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "http://LOCALHOST/v1/", "http://127.0.0.1:1/v1", "http://127.9.9.9/v1", "http://[::1]:8000/v1"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000/v1", "http://LOCALHOST/v1/", "http://127.0.0.1:1/v1", "http://127.9.9.9/v1", "http://[::1]/v1"]
+)
 def test_this_machine_is_known_by_its_names(url):
     assert labels.Endpoint(url, "m").url == f"{url.rstrip('/')}/chat/completions"
 
@@ -278,12 +279,14 @@ def test_no_proxy_of_the_environment_is_used(monkeypatch):
 
 
 def test_bad_settings_name_what_is_allowed():
-    for settings, message in (({"retries": 9}, "0 to 3"), ({"timeout_s": 0}, "above 0"), ({"unmentioned": 1}, "0, -1"), ({"instructions": "x"}, "mps-ct-v1")):
+    for settings, message in (
+        ({"retries": 9}, "0 to 3"), ({"timeout_s": 0}, "above 0"), ({"unmentioned": 1}, "0, -1"), ({"instructions": "x"}, "mps-ct-v1"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             labels.Endpoint("http://localhost/v1", "m", **settings)
     for name, settings, message in (
-        ("oracle", {}, "there are rules, huggingface, endpoint"), ("endpoint", {"model": "m"}, "needs url"), ("rules", {"model": "m"}, "model is not for"),
-        ("huggingface", {"model": "m", "allow_remote": True}, "allow_remote is not for"),
+        ("oracle", {}, "there are rules, huggingface, endpoint"), ("endpoint", {"model": "m"}, "needs url"),
+        ("rules", {"model": "m"}, "model is not for"), ("huggingface", {"model": "m", "allow_remote": True}, "allow_remote is not for"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             labels.labeller(name, **settings)
@@ -303,7 +306,8 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", model_max_length=2048).save_pretrained(folder)
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=2048, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    config = GPT2Config(vocab_size=257, n_positions=2048, n_embd=8, n_layer=1, n_head=1, eos_token_id=0, bos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
 
 
@@ -337,7 +341,8 @@ def test_a_model_that_answers_is_labels_and_one_that_stumbles_is_asked_again(tin
 
 def test_a_model_that_knows_a_conversation_gets_it_in_its_own_form(tiny):
     labeller = labels.HuggingFace(tiny)
-    labeller.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}{% if add_generation_prompt %}[assistant|{% endif %}"
+    turns = "{% for m in messages %}[{{ m.role }}|{{ m.content }}]{% endfor %}"
+    labeller.tokenizer.chat_template = turns + "{% if add_generation_prompt %}[assistant|{% endif %}"
     shown = speaking(labeller, LINE)
     labeller.label("a", "No nodule.", "Normal.")
     assert shown[0].startswith("[system|") and shown[0].endswith("Impression:\nNormal.][assistant|")
@@ -404,7 +409,7 @@ def test_a_stopped_run_goes_on_from_its_cache_which_holds_no_text(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         labels.label(rows(SECRET, "b", "stop", "d"), Stop({}), cache=tmp_path, progress=False)
     (file,) = tmp_path.iterdir()
-    assert "zebra" not in file.read_text() and GOOD == json.loads(json.dumps(GOOD))
+    assert "zebra" not in file.read_text()
     again = Scripted({"b": Abstained("no")})
     found = labels.label(rows(SECRET, "b", "stop", "d"), again, cache=tmp_path, progress=False)
     assert "r0" not in again.asked and "r1" not in again.asked and "r2" in again.asked
@@ -469,7 +474,8 @@ def test_labels_written_are_labels_read_and_say_where_they_come_from(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,Emphysema\na,1\n", "needs the columns id"), ("id\na\n", "needs the columns id and findings"), ("id,Emphysema,Fracture\na,1,1\n", "Fracture"),
+        ("path,Emphysema\na,1\n", "needs the columns id"), ("id\na\n", "needs the columns id and findings"),
+        ("id,Emphysema,Fracture\na,1,1\n", "Fracture"),
         ("id,Emphysema\na,1\nb,maybe\n", "line 3: Emphysema is 'maybe'"), ("id,Emphysema\na,1\na,0\n", "line 3: a is there twice"),
         ("id,Emphysema\na,\"1\n", "no csv"),
     ],
@@ -526,14 +532,15 @@ def test_preprocess_takes_labels_by_id(tmp_path, caplog):
 @pytest.mark.parametrize(("replies", "code"), [([(200, said(LINE))], 0), ([(200, said(LINE)), (200, said("no"))], 2), ([(500, b"")], 1)])
 def test_the_command_tells_by_its_exit_code_how_many_abstained(replies, code, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(answers.time, "sleep", lambda s: None)
-    (tmp_path / "r.csv").write_text("id,findings\na,No nodule.\nb,A nodule.\n")
+    (tmp_path / "r.csv").write_text("id,findings\ncase_1,No nodule.\ncase_2,A nodule.\n")
     (tmp_path / "key").write_text("token\n")
     with Server(*replies) as server:
-        asked = ["--labeller", "endpoint", "--url", server.url, "--model", "m", "--key-file", str(tmp_path / "key"), "--cache", str(tmp_path / "cache")]
+        asked = ["--labeller", "endpoint", "--url", server.url, "--model", "m", "--key-file", str(tmp_path / "key")]
+        asked += ["--cache", str(tmp_path / "cache")]
         assert main(["label", str(tmp_path / "r.csv"), str(tmp_path / "out.csv"), *asked]) == code
         assert server.headers[0][1]["Authorization"] == "Bearer token"
     shown = capsys.readouterr()
-    listed = [line for line in shown.err.splitlines() if line.startswith(("a: ", "b: "))]
+    listed = [line for line in shown.err.splitlines() if line.startswith("case_")]
     assert len(listed) == {0: 0, 2: 1, 1: 2}[code]
     assert len(labels.read(tmp_path / "out.csv")) == 2
     assert "nodule" not in shown.out + shown.err

@@ -50,8 +50,8 @@ def test_a_file_of_your_own_is_a_set(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"positive": []}, "'positive'"), ({"negative": "No {}."}, "'negative'"), ({"positive": ["seen"]}, "no {}"), ({"negative": [1]}, "'negative'"),
-        ({"without": ["Fracture"]}, "Fracture"), ({"source": None}, "source"),
+        ({"positive": []}, "'positive'"), ({"negative": "No {}."}, "'negative'"), ({"positive": ["seen"]}, "no {}"),
+        ({"negative": [1]}, "'negative'"), ({"without": ["Fracture"]}, "Fracture"), ({"source": None}, "source"),
     ],
 )  # fmt: skip
 def test_what_is_no_set_is_named(tmp_path, wrong, message):

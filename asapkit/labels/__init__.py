@@ -10,8 +10,8 @@ guessed. Source: stage 0 of MPS-CT as methods.md C gives it.
 
 from pathlib import Path
 
-from asapkit.labels.audit import agreement, errors
 from asapkit.labels.answers import Abstained
+from asapkit.labels.audit import agreement, errors
 from asapkit.labels.endpoint import Endpoint
 from asapkit.labels.files import read, relabelled, reports_of, write
 from asapkit.labels.model import HuggingFace

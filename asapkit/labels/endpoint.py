@@ -81,16 +81,18 @@ class Endpoint:
         until, late = time.monotonic() + self.timeout_s, f"no whole answer within {self.timeout_s:g} s"
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            with httpx2.Client(trust_env=False, follow_redirects=False, timeout=self.timeout_s) as client:
-                with client.stream("POST", self.url, json=asking, headers=headers) as reply:
-                    body = b""
-                    for part in reply.iter_bytes():  # as it comes, so that a trickle meets the deadline
-                        body += part
-                        if len(body) > LARGEST:
-                            raise Unanswered(f"a reply of over {LARGEST} bytes")
-                        if time.monotonic() > until:
-                            raise Unanswered(late, down=True)
-                    return reply.status_code, body
+            with (
+                httpx2.Client(trust_env=False, follow_redirects=False, timeout=self.timeout_s) as client,
+                client.stream("POST", self.url, json=asking, headers=headers) as reply,
+            ):
+                body = b""
+                for part in reply.iter_bytes():  # as it comes, so that a trickle meets the deadline
+                    body += part
+                    if len(body) > LARGEST:
+                        raise Unanswered(f"a reply of over {LARGEST} bytes")
+                    if time.monotonic() > until:
+                        raise Unanswered(late, down=True)
+                return reply.status_code, body
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             raise Unanswered("unreachable", down=True) from None
         except httpx2.TimeoutException:

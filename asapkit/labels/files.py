@@ -20,7 +20,7 @@ ENDINGS = (".nii.gz", ".nii")
 
 
 def reports_of(source: Path | str) -> Iterator[tuple[str, str, str]]:
-    """(id, findings, impression) of a store or of a csv: id or VolumeName, findings or Findings_EN, impression or Impressions_EN; no volume is needed.
+    """(id, findings, impression) of a store, or of a csv with id or VolumeName, findings or Findings_EN, impression or Impressions_EN.
 
     Raises: Refused when there is none, a column is missing, or the file is no UTF-8.
     """

@@ -22,8 +22,9 @@ class HuggingFace:
     name = "huggingface"
 
     def __init__(
-        self, model: str | Path, *, device: str = "cpu", instructions: str = "mps-ct-v1", retries: int = 1, unmentioned: int = -1, max_tokens: int = 256
-    ):
+        self, model: str | Path, *, device: str = "cpu", instructions: str = "mps-ct-v1", retries: int = 1, unmentioned: int = -1,
+        max_tokens: int = 256,
+    ):  # fmt: skip
         if not 0 <= retries <= 3:
             raise ValueError(f"retries {retries}: give 0 to 3")
         self.model, self.device, self.retries, self.max_tokens = str(model), device, retries, max_tokens

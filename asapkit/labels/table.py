@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NOT_ASKED = "not asked: the labeller failed for the reports before"
 
 
+@runtime_checkable
 class Labeller(Protocol):
     """Anything that reads labels out of a report. `identity`: all that its answers depend on, for the cache; None where keeping them is no use."""
 
@@ -69,7 +70,10 @@ def label(
     kept = Kept(cache, labeller.identity)
     known = {key: kept.labels[key] for key in keys.values() if key in kept.labels}
     cached = sum(key in known for key in keys.values())
-    todo = {key: id for id, key in reversed(keys.items()) if key not in known}  # each text under the first id that has it
+    todo: dict[str, str] = {}
+    for id, key in keys.items():
+        if key not in known:
+            todo.setdefault(key, id)  # each text under the first id that has it
     asking = _Asking(labeller, kept, patience)
     with tqdm(total=len(todo), desc=f"label ({labeller.name})", unit="report", disable=not progress) as bar, ThreadPoolExecutor(workers) as threads:
         try:
@@ -151,7 +155,7 @@ class Kept:
                     file.write("\n")
                 file.write(json.dumps(said) + "\n")
         except OSError as error:
-            raise Refused(f"{self.file}: cannot be written ({error.strerror or error}); make room, then run again: answers so far are kept") from error
+            raise Refused(f"{self.file}: cannot be written ({error.strerror or error}); make room and run again, what is answered is kept") from error
 
     def _ends_whole(self) -> bool:
         with self.file.open("rb") as file:
