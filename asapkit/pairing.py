@@ -50,10 +50,20 @@ class Pair(nn.Module):
 
     def joined(self, volume: Float[Tensor, "B D"], text: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """The same for a text feature that is at hand."""
-        both = self.volume(volume), self.report(text)
-        return tuple(objectives.unit(x) for x in both) if self.normalise else tuple(x.float() for x in both)
+        return self.embed_volume(volume), self._placed(self.report(text))
 
-    def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
+    def embed_volume(self, volume: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """Volumes in the shared space, no text beside them."""
+        return self._placed(self.volume(volume))
+
+    def embed_text(self, tokens: Int[Tensor, "L R"], real: Bool[Tensor, "L R"]) -> Float[Tensor, "L E"]:
+        """Texts in the shared space, no volumes beside them."""
+        return self._placed(self.report(self.text(tokens, real)[:, 0]))
+
+    def _placed(self, x: Tensor) -> Tensor:
+        return objectives.unit(x) if self.normalise else x.float()
+
+    def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "L E"]) -> Float[Tensor, "B L"]:
         """Every volume (row) with every report (column)."""
         products = volume @ report.mT
         if self.scale is not None:

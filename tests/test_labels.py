@@ -39,7 +39,7 @@ def test_agreement_counts():
     silver = [dict.fromkeys(FINDINGS, v) for v in (1, 1, 0, -1)]
     labels = [dict.fromkeys(FINDINGS, v) for v in (1, 0, 1, 0)]
     row = agreement(silver, labels)["Emphysema"]
-    assert row == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.5, "positives": 2}
+    assert row == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.5, "auroc": 0.375, "positives": 2}
 
 
 def test_silver_labels_agree_with_those_of_real_reports(shared):

@@ -20,7 +20,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room (first name below asapkit) and the rooms that it may import. A module that is in no room fails: say where it belongs.
 WORDS = {"types", "config"}
 DATA = {
-    "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
+    "ct", "formats", "dicom", "chest", "organs", "reports", "prompts", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables",
+    "workers",
 }  # fmt: skip
 NETS = {
     "stem", "vit3d", "rotary", "swin", "language", "blanks", "pairing", "masking", "selection", "alignment", "objectives", "metrics", "analysis",

@@ -12,7 +12,7 @@ import pytest
 import asapkit
 from asapkit.__main__ import main
 
-COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo")
+COMMANDS = ("phantom", "doctor", "label", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo")
 
 
 def said(capsys) -> str:
@@ -75,6 +75,17 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["parity", "nowhere"], "nowhere: lacks manifest.json"),
         (["evaluate", "absent", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "random", ".", "--tasks", "juggle"], "unknown task 'juggle'; there are"),
+        (["evaluate", "random", ".", "--prompts", "hlip-v1"], "--prompts needs --tasks zeroshot"),
+        (["label", "absent", "out.csv"], "absent: no such dataset"),
+        (["label", "absent.csv", "out.csv"], "absent.csv: no such file"),
+        (["label", "absent", "out.csv", "--labeller", "endpoint", "--model", "m"], "labeller endpoint needs url"),
+        (["label", "absent", "out.csv", "--labeller", "huggingface"], "labeller huggingface needs model"),
+        (["label", "absent", "out.csv", "--labeller", "oracle"], "unknown labeller 'oracle'; there are rules, huggingface, endpoint"),
+        (["label", "absent", "out.csv", "--url", "http://localhost"], "url is not for labeller rules"),
+        (
+            ["label", "absent", "out.csv", "--labeller", "endpoint", "--model", "m", "--url", "https://models.example/v1"],
+            "models.example is not this machine; reports would leave it",
+        ),
         (["view", "absent", "train_1_a_1", "--sentence", "Nodule."], "--sentence needs --run"),
         (["run", "absent.ipynb"], "absent.ipynb: no such file"),
         (["gallery", "absent", "site"], "absent: no executed notebooks there"),

@@ -32,12 +32,16 @@ class Method(nn.Module):
         self.pair = Pair(config, scale=scale, text_memory=text_memory)
         self.head = nn.Linear(config.width, len(FINDINGS))
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.encoder.tokens(image).mean(1)
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        return self.pair(self.encoder.tokens(batch.image).mean(1), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
-        volume = self.encoder.tokens(batch.image).mean(1)
+        volume = self.feature(batch.image)
         embedded = self.pair(volume, batch.report_tokens, batch.report_real)
         contrast = self.pair.info_nce(embedded, batch.report_tokens, batch.report_real, gather=self.gather)
         return {"contrast": contrast, "labels": objectives.labels_bce(self.head(volume), batch.labels)}

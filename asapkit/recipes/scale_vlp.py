@@ -46,10 +46,14 @@ class Method(nn.Module):
         """How much of the volume's feature each patch gives."""
         return self.score(tokens).squeeze(-1).float().softmax(-1)
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        tokens = self.encoder.tokens(image)
+        return self.pooled(tokens, self.shares(tokens))
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        tokens = self.encoder.tokens(batch.image)
-        return self.pair(self.pooled(tokens, self.shares(tokens)), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     @staticmethod
     def pooled(tokens: Float[Tensor, "B N D"], share: Float[Tensor, "B N"]) -> Float[Tensor, "B D"]:
