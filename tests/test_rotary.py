@@ -78,7 +78,9 @@ def test_what_cannot_be_turned_is_named(how, says):
             frequencies(head)
 
 
-@pytest.mark.parametrize(("slices", "expected"), [(6, "012345"), (7, "012345623456"), (4, "012323"), (2, "010101"), (1, "000000"), (11, "0123456789aa")])
+@pytest.mark.parametrize(
+    ("slices", "expected"), [(6, "012345"), (7, "012345623456"), (4, "012323"), (2, "010101"), (1, "000000"), (11, "0123456789aa")]
+)
 def test_repeat_padding_shows_the_last_slices_again(slices, expected):
     image = torch.arange(float(slices)).expand(2, 1, 3, 2, slices)
     assert filled(image, 6)[1, 0, 2, 1].tolist() == [int(c, 16) for c in expected]

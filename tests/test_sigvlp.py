@@ -213,7 +213,7 @@ def test_no_slice_of_a_step_is_padding():
     method.encoder.embed.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
     for seed in range(12):
         batch = made_batch(TOY, seed=seed)
-        start, length = method.drawn(batch)
+        _, length = method.drawn(batch)
         method(batch)
         assert seen[-1][:2] == (6, 20 * length)
 

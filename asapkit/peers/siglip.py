@@ -36,9 +36,7 @@ class RotaryAttention(vit3d.Attention):
     def turned(self, x: Float[Tensor, "B H M d"], rows: Int[Tensor, "B M"] | None = None) -> Float[Tensor, "B H M d"]:
         return Turn(self.cos.unsqueeze(0), self.sin.unsqueeze(0))(x, rows)
 
-    def forward(
-        self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None, turn: vit3d.Turning | None = None
-    ) -> Float[Tensor, "B _ D"]:
+    def forward(self, x: Float[Tensor, "B N D"], rows: Int[Tensor, "B V"] | None = None, turn: vit3d.Turning | None = None) -> Float[Tensor, "B _ D"]:
         """All tokens, or the ones in `rows` alone, by this layout of places and no other."""
         return super().forward(x, rows, self.turned)
 
