@@ -21,7 +21,7 @@ WINDOW = 7
 
 
 class Swin(nn.Module):
-    """Four stages; the side of a patch is halved at most twice for the first one, and each later one doubles it again.
+    """Four stages: the first on half the side of a patch (on patches of an odd side, the whole), each later one on twice as much.
 
     A quarter of the width is the first stage's number of features; blocks beyond two a stage go to the third, as in Swin-T (2, 2, 6, 2 for 12).
     There is no class token: where one is asked for, it is the mean of the patch tokens. Positions enter as window biases alone.
@@ -40,7 +40,7 @@ class Swin(nn.Module):
             raise ValueError(f"width {config.width}: encoder 'swin' needs a multiple of 4")
         self.config = config
         self.grid, self.patch, self.width, self.contract = config.grid, config.patch, config.width, config.contract
-        finer = max(n for n in (1, 2, 4) if not any(p % n for p in config.patch))
+        finer = 1 if any(p % 2 for p in config.patch) else 2
         widths, heads = [config.width // 4 * 2**n for n in range(4)], gcd(config.width // 4, max(1, config.heads // 4))
         self.embed = PatchEmbed(tuple(p // finer for p in config.patch), in_chans=1, embed_dim=widths[0], norm_layer=None)
         self.stages, size = nn.ModuleList(), [g * finer for g in config.grid]
@@ -69,7 +69,7 @@ class Swin(nn.Module):
     def forward(self, image: Float[Tensor, "B 1 X Y Z"], visible: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B M D"]:
         """The mean of the patch tokens, and these.  Raises: Refused where some patches are to be left out."""
         if visible is not None and visible.shape[1] < prod(self.grid):
-            raise Refused("encoder 'swin' sees every patch or none: let the recipe see all, or set encoder=vit")
+            raise Refused("encoder 'swin' computes every patch: let the recipe see all of them, or set encoder=vit")
         x = self.tokens(image)
         return torch.cat([x.mean(1, keepdim=True), x], dim=1)
 

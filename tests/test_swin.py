@@ -33,6 +33,7 @@ def test_what_the_house_asks_of_every_encoder():
     whole = encoder(image)
     assert torch.equal(whole[:, 1:], tokens) and torch.allclose(whole[:, 0], tokens.mean(1))
     assert [x.shape for x in encoder.hidden(image, (0, 1, -1))] == [(3, TOY.patches, c) for c in (12, 24, 96)]
+    assert [stage.window_size for stage in encoder.stages] == [(7, 7, 7), (5, 4, 4), (3, 2, 2), (2, 1, 1)]  # none larger than its map
 
 
 @pytest.mark.parametrize("config", [TOY, Config.at("small", encoder="swin"), Config.at("toy", encoder="swin", crop=(15, 10, 20), patch=(5, 5, 5))])
@@ -51,7 +52,7 @@ def test_a_patch_that_changes_changes_its_own_token_most(config):
 def test_stages_are_those_of_monai_where_no_window_is_larger_than_its_map():
     from monai.networks.nets.swin_unetr import SwinTransformer
 
-    config = Config.at("toy", encoder="swin", crop=(56, 28, 28), patch=(4, 4, 4), width=16, heads=8)
+    config = Config.at("toy", encoder="swin", crop=(56, 28, 28), patch=(2, 2, 2), width=16, heads=8)
     ours = made(config)
     theirs = SwinTransformer(1, 4, (7, 7, 7), (1, 1, 1), (2, 2, 2, 2), (2, 4, 8, 16), downsample="mergingv2")
     wanted = {name: own_name(name, ours.state_dict()) for name in theirs.state_dict() if not name.startswith("layers4") and "index" not in name}
@@ -88,7 +89,7 @@ def test_a_recipe_trains_it_or_refuses_it_in_one_line(recipe):
 
 
 def test_what_it_cannot_do_is_said():
-    with pytest.raises(Refused, match="every patch or none"):
+    with pytest.raises(Refused, match="computes every patch: let the recipe see all of them"):
         recipe_module("supervised").Method(TOY, see=0.5)(made_batch(TOY))
     with pytest.raises(ValueError, match="unknown encoder 'resnet'; there are vit, swin"):
         Config.at("toy", encoder="resnet")
