@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 STEMS = ("linear", "statistics")
+ATTENDS = ("volume", "slices")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Config:
     decoder_depth: int = 4
     decoder_heads: int = 16
     stem: str = "linear"  # linear (the paper) | statistics (a small network on each patch's HU histogram beside the linear embedding)
+    attend: str = "volume"  # volume (every block over all patches) | slices (most blocks within a slice of patches: recipe hlip sets it)
     residual_init: float = 1.0  # factor on the encoder's residual branches at the start; below 1 a shallow budget keeps what the stem says
     decoder_init: float = 1.0  # factor on the image decoder's residual branches and on its answer at the start: for short trainings
     position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
@@ -103,6 +105,8 @@ class Config:
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
         if config.stem not in STEMS:
             raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
+        if config.attend not in ATTENDS:
+            raise ValueError(f"unknown attend {config.attend!r}; there are {', '.join(ATTENDS)}")
         if config.stem == "statistics" and min(config.patch) < 2:
             raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config
