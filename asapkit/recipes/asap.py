@@ -77,6 +77,7 @@ class Method(nn.Module):
         self.temperature, self.prior_weight, self.organ_layer = temperature, prior, organ_layer
         self.organ_targets, self.organ_groups, self.restore = organ_targets, organ_groups, restore or None
         self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
+        self.needs = ("organs",) if aki else ()
         self.partial = not ssa  # parameters of the alignment get no gradient then
 
         self.encoder, self.decoder = Encoder(config), Decoder(config)

@@ -25,6 +25,7 @@ class Method(nn.Module):
     """scale: factor on the cosines at the start; the released model starts at e.   text_memory: keep the text features of reports seen before."""
 
     frozen = ("pair.text.",)
+    needs = ("labels",)
 
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
         super().__init__()

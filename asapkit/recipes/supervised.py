@@ -23,6 +23,8 @@ class Method(nn.Module):
     see: share of the patches that a training step computes; air around the body is left out first, then patches at random.
     """
 
+    needs = ("labels",)
+
     def __init__(self, config: Config, *, see: float = 1.0):
         super().__init__()
         self.config, self.see = config, round(see * config.patches)
