@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.encoders import image_encoder
 from asapkit.types import Refused
-from asapkit.vit3d import image_encoder, load_mae_blocks
+from asapkit.vit3d import load_mae_blocks
 
 
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
@@ -195,29 +196,12 @@ def load_encoder(source: Path | str) -> nn.Module:
 
 
 def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
-    """The encoder among the tensors of a run, made as the run's config.json and recipe say."""
+    """The encoder among the tensors of a run, made as the run's config.json says."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    encoder = house_encoder(read_config(run), **own_encoder(run))
+    encoder = image_encoder(read_config(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
-
-
-def own_encoder(run: Path) -> dict:
-    """Recipe and options of a run whose recipe makes an encoder of its own, what `house_encoder` needs; empty for any other."""
-    said = settings(run)[1] if (run / "method.json").exists() else {"recipe": ""}
-    if not (Path(__file__).parent / "recipes" / f"{said['recipe']}.py").exists() or not hasattr(_recipe(said["recipe"]), "encoder"):
-        return {}
-    return {"recipe": said["recipe"], "options": said["options"]}
-
-
-def house_encoder(config: Config, *, recipe: str = "", options: dict | None = None) -> nn.Module:
-    """A fresh encoder: the configuration's, or of a recipe what its function `encoder(config, **options)` makes."""
-    return _recipe(recipe).encoder(config, **(options or {})) if recipe else image_encoder(config)
-
-
-def _recipe(name: str):
-    return import_module(f"asapkit.recipes.{name}")
 
 
 def start_from(encoder: nn.Module, source: Path | str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 STEMS = ("linear", "statistics")
 OPTIMISERS = ("recipe", "adamw", "muon")
-ENCODERS = ("vit", "swin")
+ENCODERS = ("vit", "swin", "rotary")
+ATTENDS = ("volume", "slices")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Config:
     resampler: str = "clean"
     fit: str = "crop_pad"
     # networks
-    encoder: str = "vit"  # vit (the paper) | swin (hierarchical, of MONAI's stages: for recipes that hide no patches)
+    encoder: str = "vit"  # vit (the paper) | swin (hierarchical, of MONAI's stages: for recipes that hide no patches) | rotary (sigvlp's)
+    pool: int = 1  # voxels along each axis that a vit averages before it embeds a patch (mrm: 2)
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -59,6 +61,7 @@ class Config:
     decoder_depth: int = 4
     decoder_heads: int = 16
     stem: str = "linear"  # linear (the paper) | statistics (a small network on each patch's HU histogram beside the linear embedding)
+    attend: str = "volume"  # volume (every block over all patches) | slices (most blocks within a slice of patches: recipe hlip sets it)
     residual_init: float = 1.0  # factor on the encoder's residual branches at the start; below 1 a shallow budget keeps what the stem says
     decoder_init: float = 1.0  # factor on the image decoder's residual branches and on its answer at the start: for short trainings
     position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
@@ -111,6 +114,8 @@ class Config:
             raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
         if config.optimiser not in OPTIMISERS:
             raise ValueError(f"unknown optimiser {config.optimiser!r}; there are {', '.join(OPTIMISERS)}")
+        if config.attend not in ATTENDS:
+            raise ValueError(f"unknown attend {config.attend!r}; there are {', '.join(ATTENDS)}")
         if config.stem == "statistics" and min(config.patch) < 2:
             raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config

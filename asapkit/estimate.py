@@ -112,13 +112,15 @@ def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int
     special = torch.zeros(volumes, words, dtype=torch.bool)
     special[:, 0] = special[:, -1] = True
     share = torch.rand(volumes, config.patches, len(ORGANS) + 3, generator=g).pow(8)
+    share = share / share.sum(-1, keepdim=True)
+    share = share.masked_fill(share < 0.25, 0.0)  # an organ lies in few patches: recipes that pool organs compute no others
     place = torch.arange(findings).expand(volumes, findings)
     return Batch(
         ids=tuple(f"example_{n}" for n in range(volumes)),
         image=torch.rand(volumes, 1, *config.crop, generator=g) * 2 - 1,
         patch_order=torch.rand(volumes, config.patches, generator=g),
         in_body=torch.ones(volumes, config.patches, dtype=torch.bool),
-        organs=(share / share.sum(-1, keepdim=True))[..., : len(ORGANS)],
+        organs=share[..., : len(ORGANS)],
         has_organs=torch.ones(volumes, dtype=torch.bool),
         labels=torch.randint(0, 2, (volumes, len(FINDINGS)), generator=g).float(),
         findings_tokens=torch.randint(1996, 29000, (volumes, findings), generator=g),

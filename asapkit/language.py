@@ -125,14 +125,19 @@ def one_sentence_per_row(
 ) -> tuple[Int[Tensor, "L T2"], Bool[Tensor, "L T2"], Int[Tensor, "L T2"]]:
     """[CLS] sentence [SEP] rows, L = B x sentences, with what is real and the sentence index (0 on words, -1 on CLS, SEP and padding)."""
     rows = [tokens[b][sentence[b] == s] for b in range(len(tokens)) for s in range(sentences)]
-    length = max(map(len, rows), default=0) + 2
-    out, index = tokens.new_zeros(len(rows), length), tokens.new_full((len(rows), length), -1)
+    out, real = framed(rows, cls=cls, sep=sep, like=tokens)
+    return out, real, torch.where(real & (out != cls) & (out != sep), 0, -1)
+
+
+def framed(rows: list[Tensor], *, cls: int, sep: int, like: Tensor) -> tuple[Int[Tensor, "L T2"], Bool[Tensor, "L T2"]]:
+    """[CLS] tokens [SEP] rows, padded to the longest, and what is real; a row without tokens stays empty.  like: their type and device."""
+    out = like.new_zeros(len(rows), max(map(len, rows), default=0) + 2)
     real = torch.zeros_like(out, dtype=torch.bool)
     for r, row in enumerate(rows):
         if n := len(row):
             out[r, 0], out[r, 1 : n + 1], out[r, n + 1] = cls, row, sep
-            index[r, 1 : n + 1], real[r, : n + 2] = 0, True
-    return out, real, index
+            real[r, : n + 2] = True
+    return out, real
 
 
 def chosen_sentences(

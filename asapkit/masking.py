@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +29,15 @@ def visible_patches(
     """
     key = order if last is None else order + last.to(order.dtype)
     return key.argsort(dim=1, stable=True)[:, :visible].sort(dim=1).values
+
+
+def visible_in_slices(order: Float[Tensor, "B N"], *, slices: int, visible: int) -> Int[Tensor, "B V"]:
+    """`visible` patches of every slice along z, those with the lowest `order` in it, one of each slice after the other.
+
+    Source: HLIP's patch dropout (methods.md E11), for encoders whose blocks attend within slices.
+    """
+    rank = rearrange(order, "b (n s) -> b n s", s=slices).argsort(dim=1, stable=True)[:, :visible].sort(dim=1).values
+    return rearrange(rank * slices + torch.arange(slices, device=order.device), "b n s -> b (n s)")
 
 
 def hidden_patches(visible: Int[Tensor, "B V"], patches: int) -> Bool[Tensor, "B N"]:

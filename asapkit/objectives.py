@@ -160,6 +160,32 @@ def contrast(logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target:
     return loss
 
 
+def alike_targets(normal: Bool[Tensor, " B"], text: Int[Tensor, " B"]) -> Float[Tensor, "B B"]:
+    """Targets of `contrast` for one organ: itself, any other normal one of a normal one, any of identical `text` are right alike; rows sum to 1.
+
+    Source: fVLM's treatment of false negatives (methods.md E9).
+    """
+    alike = torch.eye(len(normal), dtype=torch.bool, device=normal.device) | (normal[:, None] & normal) | (text[:, None] == text)
+    return alike / alike.sum(1, keepdim=True)
+
+
+def class_contrast(feature: Float[Tensor, "B E"], of: Int[Tensor, " B"], *, temperature: float = 0.07) -> Float[Tensor, ""]:
+    """Unit features of one class (`of`) against all others: -log of the share that its own class has in the sum of exponentials, itself left out.
+
+    Mean over volumes that have another of their class.
+
+    Source: Supervised contrastive learning (2004.11362), the form whose sum is inside the logarithm; ViSD-Boost's first stage (methods.md E10).
+    """
+    own = torch.eye(len(feature), dtype=torch.bool, device=feature.device)
+    mates = (of[:, None] == of) & ~own
+    scored = mates.any(1)
+    if not scored.any():
+        return feature.sum() * 0.0
+    logits = (feature @ feature.mT).float() / temperature
+    everyone = logits.masked_fill(own, -math.inf)[scored].logsumexp(1)
+    return (everyone - logits.masked_fill(~mates, -math.inf)[scored].logsumexp(1)).mean()
+
+
 def sigmoid_contrast(
     logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None, weight: Float[Tensor, "B B"] | None = None
 ) -> Float[Tensor, ""]:

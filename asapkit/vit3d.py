@@ -5,7 +5,7 @@ Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asapkit.config import Config
+from asapkit.slices import apart, in_turn, looks, slices_by_block, together
 from asapkit.stem import StatisticsStem
-from asapkit.swin import Swin
 
 Turning = Callable[[Tensor, Tensor | None], Tensor]
 """Queries or keys (B, heads, N, d) of all tokens, or of those in `rows`, turned by the places of their tokens (`rotary`)."""
@@ -134,17 +134,18 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """ViT over CT patches with a class token and fixed positions; hidden patches are never computed.
 
-    `tokens` and `hidden` are what the rest of the house asks of every encoder.
-    pool: voxels along each axis that are averaged before a patch is embedded (MRM: 2); the image that comes in, the patch and the grid stay the same.
+    `tokens` and `hidden` are what the rest of the house asks of every encoder. With `config.attend` "slices" most blocks attend within a slice of
+    patches (one layer of the grid along z) and its copy of the class token.
+    `config.pool` voxels along each axis are averaged before a patch is embedded; the image that comes in, the patch and the grid stay the same.
 
     Raises: ValueError for a configuration that names another encoder, a patch that is no multiple of `pool`, or one too small for its stem then.
     """
 
-    def __init__(self, config: Config, *, pool: int = 1):
+    def __init__(self, config: Config):
         if config.encoder != "vit":
             raise ValueError(f"encoder {config.encoder!r}: this recipe leaves patches out, which only 'vit' can; set encoder=vit")
         super().__init__()
-        self.config, self.pool = config, pool
+        self.config, pool = config, config.pool
         self.grid, self.patch, self.width, self.contract = (
             config.grid,
             config.patch,
@@ -161,6 +162,7 @@ class Encoder(nn.Module):
         self.stem = StatisticsStem(patch=self.embedded, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.slices = slices_by_block(config.depth, config.grid[2]) if config.attend == "slices" else (1,) * config.depth
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.register_buffer(
             "positions",
@@ -177,9 +179,14 @@ class Encoder(nn.Module):
         image: Float[Tensor, "B 1 X Y Z"],
         visible: Int[Tensor, "B V"] | None = None,
     ) -> Float[Tensor, "B V D"]:
-        """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all."""
+        """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all.
+
+        Raises: ValueError for blocks within slices and visible patches that do not take the slices in turn.
+        """
+        if visible is not None and max(self.slices) > 1 and not in_turn(visible, self.config.grid[2]):
+            raise ValueError("attend 'slices' needs as many visible patches in every slice (masking.visible_in_slices); attend 'volume' takes any")
         positions = self.positions.expand(len(image), -1, -1)
-        image = image if self.pool == 1 else F.avg_pool3d(image, self.pool)
+        image = image if self.config.pool == 1 else F.avg_pool3d(image, self.config.pool)
         if visible is None:
             patches = patchify(image, self.embedded)
         else:
@@ -205,10 +212,17 @@ class Encoder(nn.Module):
 
     def deepen(self, x: Float[Tensor, "B V D"]) -> list[Tensor]:
         """Stem tokens through the blocks: what `layers` gives."""
-        states = [torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states
+        return [together(rows, slices) for rows, slices in self.steps(x)]
+
+    def steps(self, x: Float[Tensor, "B V D"]) -> Iterator[tuple[Float[Tensor, "S m D"], int]]:
+        """What each block is given, and at the end what the last one gives: rows of one slice each, and how many slices (1: whole volumes)."""
+        x, parted = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1), 1
+        for block, slices in zip(self.blocks, self.slices, strict=True):
+            if slices != parted:
+                x, parted = apart(together(x, parted), slices), slices
+            yield x, slices
+            x = block(x)
+        yield x, parted
 
     def tokens(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N D"]:
         """Patch tokens of the last block after the final norm, nothing hidden."""
@@ -217,7 +231,10 @@ class Encoder(nn.Module):
     def attention_outputs(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N D"]]:
         """What each attention module adds to the patch tokens, after its projection and before the residual (for effective ranks)."""
         outputs: list[Tensor] = []
-        hooks = [block.attn.register_forward_hook(lambda _m, _x, y: outputs.append(y[:, 1:])) for block in self.blocks]
+        hooks = [
+            block.attn.register_forward_hook(lambda _m, _x, y, slices=slices: outputs.append(together(y, slices)[:, 1:]))
+            for block, slices in zip(self.blocks, self.slices, strict=True)
+        ]
         try:
             self.layers(image)
         finally:
@@ -228,16 +245,19 @@ class Encoder(nn.Module):
     def attention(self, image: Float[Tensor, "B 1 X Y Z"], *, patches: Sequence[int]) -> Float[Tensor, "B L H Q N"]:
         """How much each of `patches` looks at every patch, by block and head, nothing hidden: one pass for all of them.
 
-        Softmax over the class token and all patches, the class token's share left out: sums to at most 1.
+        Softmax over the class token and all patches, the class token's share left out: sums to at most 1. Blocks within slices look at no other.
 
         Raises: IndexError for a patch that is not there.
         """
         if strange := [p for p in patches if not 0 <= p < len(self.positions)]:
             raise IndexError(f"patch {strange[0]}: there are {len(self.positions)}, from 0")
-        rows, found = torch.tensor(patches, device=image.device) + 1, []  # the class token is row 0
-        for block, x in zip(self.blocks, self.layers(image), strict=False):
+        asked, found = torch.tensor(patches, device=image.device), []
+        for block, (x, slices) in zip(self.blocks, self.steps(self.stem_tokens(image)), strict=False):
             q, k, _ = rearrange(block.attn.qkv(block.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=block.attn.heads)
-            scores = q[:, :, rows] @ k.mT / q.shape[-1] ** 0.5
+            if slices > 1:
+                found.append(looks(q, k, asked, slices=slices))
+                continue
+            scores = q[:, :, asked + 1] @ k.mT / q.shape[-1] ** 0.5  # the class token is row 0
             found.append(scores.softmax(-1)[..., 1:])
         return torch.stack(found, dim=1)
 
@@ -245,11 +265,6 @@ class Encoder(nn.Module):
         """Patch tokens of the residual stream after the given blocks (0-based; -1 is the last)."""
         states = self.layers(image)[1:]
         return [states[i][:, 1:] for i in layers]
-
-
-def image_encoder(config: Config) -> nn.Module:
-    """The encoder that a configuration names. A recipe that leaves patches out makes an `Encoder` itself, and so refuses the others."""
-    return Swin(config) if config.encoder == "swin" else Encoder(config)
 
 
 class Decoder(nn.Module):

@@ -215,8 +215,8 @@ def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
 
 
 def test_the_encoder_of_a_recipe_that_has_its_own_comes_back(tmp_path):
-    config = Config.at("toy")
-    encoder = Encoder(config, pool=2).eval()
+    config = Config.at("toy", pool=2)
+    encoder = Encoder(config).eval()
     save_file({f"encoder.{k}": v for k, v in encoder.state_dict().items()}, tmp_path / "weights.safetensors")
     config.save(tmp_path / "config.json")
     (tmp_path / "method.json").write_text('{"recipe": "mrm", "options": {}, "weights": {}}')

@@ -24,7 +24,8 @@ DATA = {
     "workers",
 }  # fmt: skip
 NETS = {
-    "stem", "vit3d", "rotary", "swin", "language", "blanks", "pairing", "masking", "selection", "alignment", "objectives", "metrics", "analysis",
+    "stem", "slices", "vit3d", "rotary", "swin", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
+    "selection", "alignment", "objectives", "metrics", "analysis",
 }  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}

@@ -208,6 +208,28 @@ def test_what_two_volumes_of_one_report_score_with_one_another_never_matters(los
     assert loss(logits, SAME).item() == pytest.approx(loss(logits.T, SAME).item(), rel=1e-6)
 
 
+def test_targets_of_an_organ_are_itself_other_normal_ones_and_identical_texts():
+    normal, text = torch.tensor([1, 0, 1, 0, 0]).bool(), torch.tensor([7, 8, 9, 8, 5])
+    target = objectives.alike_targets(normal, text)
+    for i in range(5):
+        right = [j for j in range(5) if i == j or (normal[i] and normal[j]) or text[i] == text[j]]
+        assert target[i].tolist() == pytest.approx([1 / len(right) if j in right else 0 for j in range(5)])
+    assert torch.allclose(target.sum(1), torch.ones(5)) and target[0, 2] == target[2, 0] == 0.5 and target[1, 3] == 0.5 and target[4, 4] == 1
+
+
+def test_class_contrast_against_a_loop():
+    feature, of = objectives.unit(rand(6, 5)), torch.tensor([0, 1, 0, 1, 1, 2])
+    losses = []
+    for i in range(5):  # the sixth has no other of its class
+        e = {j: math.exp((feature[i] @ feature[j]).item() / 0.1) for j in range(6) if j != i}
+        losses.append(-math.log(sum(e[j] for j in e if of[j] == of[i]) / sum(e.values())))
+    assert objectives.class_contrast(feature, of, temperature=0.1).item() == pytest.approx(sum(losses) / 5, rel=1e-4)
+    lone = rand(3, 5).requires_grad_()
+    objectives.class_contrast(lone, torch.arange(3)).backward()
+    assert (lone.grad == 0).all()
+    assert objectives.class_contrast(feature, torch.zeros(6, dtype=torch.long)).item() == 0
+
+
 def test_sigmoid_contrast_against_a_loop_over_pairs():
     logits, weight, target = rand(4, 4), rand(4, 4, seed=1).exp(), rand(4, 4, seed=2).sigmoid()
     for settings_ in ({}, {"weight": weight}, {"target": target}, {"weight": weight, "target": target}):

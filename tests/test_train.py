@@ -18,7 +18,7 @@ from made import made_batch
 
 from asapkit import checkpoint, store, train
 from asapkit.config import Config
-from asapkit.types import Refused
+from asapkit.types import FINDINGS, Refused
 from asapkit.vit3d import Encoder
 
 TOY = Config.at("toy", steps=6, batch_size=4)
@@ -101,7 +101,11 @@ if rank == 0:
     {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
     {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2}, {"recipe": "pcrlv2"},
     {"recipe": "simcrop", "align_over": "batch", "positive_weight": 3.0}, {"recipe": "m3ae"}, {"recipe": "mrm"},
-], ids=["report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm"])  # fmt: skip
+    {"recipe": "fvlm", "dropout": 0.0}, {"recipe": "visd_boost", "dropout": 0.0}, {"recipe": "hlip", "see": 0.5},
+], ids=[
+    "report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs", "organs and codes",
+    "slices",
+])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
@@ -350,5 +354,34 @@ def test_the_blocks_of_another_methods_weights_start_a_training_or_are_refused(t
 def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_store, tmp_path):
     history = train.pretrain(store.open(toy_store), tmp_path / "run", recipe=recipe, config=replace(TOY, steps=2), progress=False)
     assert len(history) == 2 and np.isfinite(history["loss"]).all()
-    assert checkpoint.load_encoder(tmp_path / "run").tokens(torch.zeros(1, 1, *TOY.crop)).shape == (1, TOY.patches, TOY.width)
-    assert type(checkpoint.load_method(tmp_path / "run")).__module__ == f"asapkit.recipes.{recipe}"
+    encoder, method, image = checkpoint.load_encoder(tmp_path / "run"), checkpoint.load_method(tmp_path / "run"), made_batch(TOY, volumes=1).image
+    assert encoder.tokens(image).shape == (1, TOY.patches, TOY.width) and torch.equal(encoder.tokens(image), method.encoder.tokens(image))
+    assert type(method).__module__ == f"asapkit.recipes.{recipe}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "lacks", "says"),
+    [
+        ("fvlm", {}, ["has_organs"], "recipe fvlm needs organ masks; .* has none for any training volume: give organs to preprocess"),
+        ("visd_boost", {}, ["has_organs"], "recipe visd_boost needs organ masks"), ("asap", {}, ["has_organs"], "recipe asap needs organ masks"),
+        ("asap", {"aki": False}, ["has_organs"], ""), ("ct_clip", {}, ["has_organs", *FINDINGS], ""),
+        ("merlin", {}, list(FINDINGS), "recipe merlin needs labels of findings; .*: give the labels to preprocess"),
+        ("supervised", {}, list(FINDINGS), "recipe supervised needs labels"), ("supervised", {}, list(FINDINGS[1:]), ""),
+    ],
+)  # fmt: skip
+def test_supervision_that_a_store_lacks_is_named_before_the_first_step(recipe, options, lacks, says, toy_store, tmp_path):
+    held = store.open(toy_store)
+    for name in lacks:
+        held.table[name] = False if name == "has_organs" else -1
+    how = {"recipe": recipe, "options": options, "config": replace(TOY, steps=1), "progress": False}
+    if not says:
+        assert len(train.pretrain(held, tmp_path / "run", **how)) == 1
+        return
+    with pytest.raises(Refused, match=says):
+        train.pretrain(held, tmp_path / "run", **how)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", train.recipes())
+def test_what_a_recipe_needs_has_a_name(recipe):
+    assert set(getattr(made_method({"recipe": recipe}), "needs", ())) <= set(train.SUPERVISION)

@@ -159,7 +159,7 @@ def test_a_softened_decoder_starts_at_the_middle_of_the_window_and_lets_position
 def test_an_encoder_that_averages_sees_the_crop_on_the_same_grid_at_half_its_resolution(stem):
     torch.manual_seed(0)
     config = Config.at("toy", stem=stem)
-    encoder, image = Encoder(config, pool=2).eval(), torch.rand(2, 1, *config.crop)
+    encoder, image = Encoder(replace(config, pool=2)).eval(), torch.rand(2, 1, *config.crop)
     assert encoder.grid == config.grid and encoder.patch == config.patch and encoder.contract == config.contract
     assert encoder.embed.in_features * 8 == Encoder(config).embed.in_features
     coarse = torch.zeros(2, 1, *(n // 2 for n in config.crop))
@@ -177,9 +177,9 @@ def test_an_encoder_that_averages_sees_the_crop_on_the_same_grid_at_half_its_res
 
 def test_a_patch_that_cannot_be_averaged_is_named():
     with pytest.raises(ValueError, match=r"patch \(12, 12, 6\): give multiples of 4"):
-        Encoder(Config.at("toy"), pool=4)
+        Encoder(Config.at("toy", pool=4))
     with pytest.raises(ValueError, match="at least 4: the encoder averages 2 voxels"):
-        Encoder(Config.at("toy", patch=(12, 12, 2), stem="statistics"), pool=2)
+        Encoder(Config.at("toy", patch=(12, 12, 2), stem="statistics", pool=2))
 
 
 def test_a_decoder_reads_tokens_of_another_width():

@@ -6,8 +6,8 @@ from importlib import import_module
 
 from torch import nn
 
-from asapkit.checkpoint import house_encoder
 from asapkit.config import Config
+from asapkit.encoders import image_encoder
 from asapkit.peers.frame import Geometry
 from asapkit.types import Refused
 
@@ -27,8 +27,8 @@ def make(kind: str, settings: dict) -> nn.Module:
     """An encoder with fresh weights.  Raises: Refused for an unknown kind, ValueError for settings that it does not have."""
     settings = dict(settings)
     if kind == "house":
-        values = dict(settings.pop("config"))
-        return house_encoder(Config.at(values.pop("scale"), **values), **settings)
+        values = dict(settings["config"])
+        return image_encoder(Config.at(values.pop("scale"), **values))
     if kind not in KINDS:
         raise Refused(f"unknown kind of encoder {kind!r}; there are house, {', '.join(KINDS)}")
     module, name = KINDS[kind].split(".")

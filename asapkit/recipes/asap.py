@@ -63,6 +63,7 @@ class Method(nn.Module):
             raise ValueError(f"organ_layer {organ_layer}: the decoder has {config.decoder_depth} blocks, counted from 0")
         self.config, self.gather, self.restore, self.ssa, self.slf = config, alone, restore or None, ssa, slf
         self.organ_layer, self.organ_targets, self.organ_groups = organ_layer, organ_targets, organ_groups
+        self.needs = ("organs",) if aki else ()
         self.partial = not ssa  # parameters of the alignment get no gradient then
 
         self.encoder, self.decoder = Encoder(config), Decoder(config)

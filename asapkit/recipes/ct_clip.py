@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -28,7 +28,7 @@ class Method(nn.Module):
 
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
         super().__init__()
-        self.config, self.encoder, self.gather = config, image_encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=scale, text_memory=text_memory)
 
     def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import FINDINGS, Batch, Losses
-from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"contrast": 1.0, "labels": 1.0}
 
@@ -25,10 +25,11 @@ class Method(nn.Module):
     """scale: factor on the cosines at the start; the released model starts at e.   text_memory: keep the text features of reports seen before."""
 
     frozen = ("pair.text.",)
+    needs = ("labels",)
 
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
         super().__init__()
-        self.config, self.encoder, self.gather = config, image_encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=scale, text_memory=text_memory)
         self.head = nn.Linear(config.width, len(FINDINGS))
 

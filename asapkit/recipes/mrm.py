@@ -9,6 +9,8 @@ of the report decoder, of the width of the other recipes' (theirs: 384, reports 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -24,11 +26,6 @@ from asapkit.vit3d import Decoder, Encoder, patches_at
 WEIGHTS = {"reconstruct": 1.0, "words": 1.0}
 
 
-def encoder(config: Config, **_) -> Encoder:
-    """The encoder by itself; no option of the Method changes it."""
-    return Encoder(config, pool=2)
-
-
 class Method(nn.Module):
     """word_share: of a report's words that are hidden.   norm_pixels: standardise the target of each patch."""
 
@@ -37,8 +34,9 @@ class Method(nn.Module):
         dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
+        config = replace(config, pool=2)
         self.config, self.norm_pixels, width = config, norm_pixels, config.word_width
-        self.encoder, self.decoder = encoder(config), Decoder(config)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.blanks = Blanks(config.text_encoder, word_share=word_share)
         vocabulary = torch.arange(self.blanks.size) if vocabulary is None else vocabulary
         self.embed = nn.Embedding(len(vocabulary) + 2, width)  # a blank, a word that is not of the vocabulary, and the vocabulary

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone, moment_kernel, moments, same_report
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -35,7 +35,7 @@ class Method(nn.Module):
         if not (0 <= alpha <= 1 and 0 <= softness <= 1):
             raise ValueError(f"alpha {alpha}, softness {softness}: give numbers from 0 to 1")
         super().__init__()
-        self.config, self.encoder, self.gather = config, image_encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         self.mode, self.alpha, self.softness = mode, alpha, softness
         self.score = nn.Linear(config.width, 1, bias=False)

@@ -9,6 +9,8 @@ equal texts are no negatives. Cost: every patch of a chunk is computed: 4.5 of t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -41,11 +43,6 @@ class Pool(nn.Module):
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
-def encoder(config: Config, *, rope: str = "axial", rope_base: float = 1000.0, **_) -> RotaryEncoder:
-    """The encoder by itself, of the Method's options."""
-    return RotaryEncoder(config, base=rope_base, mode=rope)
-
-
 class Method(nn.Module):
     """longest: patch layers along z of a chunk, at most; a step draws 1 to `longest` of them.   whole: share of the steps that take whole scans.
 
@@ -61,14 +58,17 @@ class Method(nn.Module):
         self, config: Config, *, longest: int = 8, whole: float = 0.0, chunks: int = 1, inside: float = 0.5, rope: str = "axial",
         rope_base: float = 1000.0, text_memory: bool = False,
     ):  # fmt: skip
+        if config.encoder == "swin":
+            raise ValueError("encoder 'swin': this recipe turns its places and has an encoder of its own; leave encoder as it is")
         if longest < 1 or not 1 <= chunks < config.patches:
             raise ValueError(f"longest {longest}, chunks {chunks}: give whole numbers of at least 1 (of chunks fewer than {config.patches})")
         if not (0 <= whole <= 1 and 0 < inside <= 1):
             raise ValueError(f"whole {whole}, inside {inside}: give shares from 0 to 1 (inside above 0)")
         super().__init__()
+        config = replace(config, encoder="rotary")
         self.config, self.gather = config, alone
         self.longest, self.whole, self.chunks, self.inside = longest, whole, chunks, inside
-        self.encoder = encoder(config, rope=rope, rope_base=rope_base)
+        self.encoder = RotaryEncoder(config, base=rope_base, mode=rope)
         self.pool = Pool(config.width, config.heads)
         self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         words = tokenizer(config.text_encoder)

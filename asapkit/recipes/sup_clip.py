@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import image_encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -32,7 +32,7 @@ class Method(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature {temperature}: give a number above 0")
         super().__init__()
-        self.config, self.encoder, self.gather = config, image_encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=1 / temperature if normalise else None, normalise=normalise, text_memory=text_memory)
 
     def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
