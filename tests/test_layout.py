@@ -22,7 +22,7 @@ WORDS = {"types", "config"}
 DATA = {
     "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
 }  # fmt: skip
-NETS = {"stem", "vit3d", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
+NETS = {"stem", "vit3d", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis", "dependence"}
 METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}

@@ -290,11 +290,20 @@ class Method(nn.Module):
         special = (tokens == self.marks["cls"]) | (tokens == self.marks["sep"])
         index = torch.where(real & ~special, 0, -1)
         feature = sentence_features(self.align_text(self.text(tokens, real)), index, 1)[:, 0]
+        return objectives.unit(feature) @ objectives.unit(aligned).mT, self.taken(feature)
+
+    @torch.no_grad()
+    def said(self, batch: Batch) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
+        """Every sentence as training encodes it (`match` encodes each alone), and the patches that it takes with nothing hidden."""
+        feature = self.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
+        return feature, self.taken(feature)
+
+    def taken(self, feature: Float[Tensor, "*L E"]) -> Int[Tensor, "*L"]:
+        """K of each sentence with nothing hidden: its budget, times all / visible patches if trained on those."""
         budget = self.selector.budget(self.selector(feature))
         if self.align_on == "visible":
             budget = budget * self.config.patches / self.config.visible
-        similarity = objectives.unit(feature) @ objectives.unit(aligned).mT
-        return similarity, budget.round().long().clamp(1, self.config.patches)
+        return budget.round().long().clamp(1, self.config.patches)
 
 
 def choose(fidelity: str, switches: dict) -> dict:
