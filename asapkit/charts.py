@@ -27,7 +27,11 @@ BASELINES = {  # column -> what it is called, marker, colour
     "other_patient": ("same sentence, another patient's scan", "D", "#CC79A7"),
     "location_prior": ("where the finding lies in training", "^", "#009E73"),
 }
-LOSS_BARS = {"own": ("the patient's own image", CYCLE[0]), "exchanged": ("another patient's image", CYCLE[1]), "positions": ("positions alone", CYCLE[2])}
+LOSS_BARS = {
+    "own": ("the patient's own image", CYCLE[0]),
+    "exchanged": ("another patient's image", CYCLE[1]),
+    "positions": ("positions alone", CYCLE[2]),
+}
 
 
 @styled
@@ -251,7 +255,6 @@ def patient_dependence(
     handles = [Line2D([], [], marker="o", linestyle="", color=colours.get(s, GREY), markersize=4, label=shorten(s, 90)) for s in said]
     page.legend(handles=handles, loc="outside lower left", ncols=1, handletextpad=0.4, fontsize=7)
     return page
-
 
 
 def _dependence_losses(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:

@@ -217,7 +217,10 @@ def measure(view: View, *, count: int = 10, draws: int = metrics.DRAWS, seed: in
 
     own, exchanged, positions, chance: the loss with the report's own image, with `count` exchanges, with positions alone, and with no evidence.
     rise: exchanged - own. rise_positive: of positive sentences alone, where the other patient's report does not say the same. explained: of what was
-    learned, chance - own, the share that positions alone give; NaN where nothing was learned. correlation, overlap, overlap_chance: `agreement`.
+    learned, chance - own, the share that positions alone give; NaN where nothing was learned.
+    correlation, overlap, overlap_chance: `agreement`.
+
+    A sentence takes what is most like it, so that even noise gives less than `chance`: what is seen of no patient in particular is `exchanged`.
     """
     block, found, everyone = blocks(view, seed=seed), evidence(view), np.arange(len(view.patient))
     coded = position_code(view, block)
@@ -251,8 +254,8 @@ def _says_too(view: View, images: Int[np.ndarray, " P"]) -> Bool[Tensor, " S"]:
     return said[torch.from_numpy(images)[view.owner], view.meaning]
 
 
-def _means(view: View, values: Float[Tensor, " S"], *, draws: int, seed: int) -> Float[np.ndarray, " 1+d"]:
-    """Mean over reports of the mean over a report's sentences that have a value (mean="batch": over all sentences), then in every draw of patients."""
+def _means(view: View, values: Float[Tensor, " S"], *, draws: int, seed: int) -> Float[np.ndarray, " d"]:
+    """Mean over reports of the mean over their sentences that have a value (mean="batch": over all sentences), then in every draw of patients."""
     known = ~values.isnan()
     number = torch.zeros(len(view.patient)).index_add(0, view.owner[known], torch.ones(int(known.sum()))).double().numpy()
     total = torch.zeros(len(view.patient)).index_add(0, view.owner[known], values[known]).double().numpy()
@@ -281,7 +284,7 @@ def said(measured: dict) -> str:
     told = f"patient dependence: the loss rises by {rise['value']:.2f} ({rise['low']:.2f} to {rise['high']:.2f}) when images are exchanged"
     told += f" (own {own:.2f}, chance {chance:.2f})"
     if (share := measured["explained"]["value"]) == share:
-        told += f"; positions alone explain {share:.0%} of what was learned"
+        told += f"; positions alone explain {share:.0%} of what was learned" if share > 0 else "; positions alone explain nothing of what was learned"
     else:
         told += "; it is not below chance: nothing was learned"
     return f"{told}; maps of one sentence correlate {measured['correlation']['value']:.2f} between patients"

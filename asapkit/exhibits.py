@@ -145,5 +145,7 @@ def places(found: Depend, *, grid: tuple[int, int, int], most: int = 4) -> pd.Da
     made = []
     for row, best in zip(rows, patches.numpy(), strict=True):
         x, y, z = np.unravel_index(best, grid)
-        made.append(pd.DataFrame({"sentence": found.told[row], "positive": bool(view.positive[row]), "patient": view.patient, "x": x, "y": y, "z": z}))
+        made.append(
+            pd.DataFrame({"sentence": found.told[row], "positive": bool(view.positive[row]), "patient": view.patient, "x": x, "y": y, "z": z})
+        )
     return pd.concat(made, ignore_index=True)

@@ -114,8 +114,8 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(file: Path | str, *, text_encoder: str = CXR_BERT, **settings) -> nn.Module:
     """The whole released method, alignment head included, from its file of weights: recipe asap in `official` mode, in eval mode on the CPU.
 
-    text_encoder: where the tokenizer and the form of the text encoder come from; its weights are the file's. settings: what no tensor tells, where it is
-    not as published: crop, spacing_mm, heads.
+    text_encoder: where the tokenizer and the form of the text encoder come from; its weights are the file's. settings: what no tensor
+    tells and is not as published: crop, spacing_mm, heads.
     Raises: Refused, in one line, for a file that cannot be read, holds no alignment head, or does not fill the whole method.
     """
     from asapkit.checkpoint import make_method
@@ -127,7 +127,7 @@ def load(file: Path | str, *, text_encoder: str = CXR_BERT, **settings) -> nn.Mo
         raise Refused(f"{file.name}: no released ASAP with its alignment head (no {missing[0]}); `asapkit doctor` says whose weights these are")
     try:
         config = sizes(state, text_encoder=text_encoder, **settings)
-        ours = translate({name: value.float() for name, value in state.items() if value.is_floating_point()})  # buffers that count are computed here
+        ours = translate({name: value.float() for name, value in state.items() if value.is_floating_point()})
     except (ValueError, KeyError) as error:
         raise Refused(f"{file.name}: not of the released model's form ({error})") from error
     if "pos_embed" in state:
@@ -154,8 +154,9 @@ def sizes(state: Mapping[str, Tensor], *, text_encoder: str, **settings) -> Conf
     """The configuration that released tensors have the shapes of. Raises: ValueError for one that no model can have."""
     widths = {name: len(state[tensor]) for name, tensor in WIDTHS.items()}
     known = widths | {
-        "patch": tuple(state["patch_embed.proj.weight"].shape[2:]), "depth": blocks(state, "blocks"), "decoder_depth": blocks(state, "decoder_blocks"),
-        "word_depth": blocks(state, "bert_decoder.bert.encoder.layer"), "text_encoder": text_encoder, "heads": max(1, widths["width"] // 64),
+        "patch": tuple(state["patch_embed.proj.weight"].shape[2:]), "depth": blocks(state, "blocks"),
+        "decoder_depth": blocks(state, "decoder_blocks"), "word_depth": blocks(state, "bert_decoder.bert.encoder.layer"),
+        "text_encoder": text_encoder, "heads": max(1, widths["width"] // 64),
     }  # fmt: skip
     config = Config.at("base", **(known | settings))
     if "pos_embed" in state:
@@ -163,7 +164,7 @@ def sizes(state: Mapping[str, Tensor], *, text_encoder: str, **settings) -> Conf
         if len(stored) == config.patches and not torch.allclose(stored, sincos_positions(config.grid, config.width), atol=1e-4):
             raise ValueError("its positions are not the released sin-cos code")
         if len(stored) != config.patches and "crop" not in settings:
-            raise ValueError(f"positions of {len(stored)} patches, but a crop of {config.crop} has {config.patches}; give the crop that it was trained with")
+            raise ValueError(f"positions of {len(stored)} patches, a crop of {config.crop} has {config.patches}; give the crop of its training")
     return config
 
 

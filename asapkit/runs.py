@@ -217,7 +217,7 @@ def _logged_pace(run: Path) -> float:
 def scores(run: Path, notes: list[str] | None = None) -> dict[str, tuple[float, float, float]]:
     """Scores of a run with their intervals, from the files in it, beside it, or, where its folder is called runs, beside that folder.
 
-    `SCORES` says what they are: probes.json, grounding_<run>.json, dependence_<run>.json as `evidence` writes them, else scores.csv, else summary.json.
+    `SCORES` says what they are: probes.json, grounding_<run>.json, dependence_<run>.json as `evidence` writes them, or scores.csv, or summary.json.
     """
     found: dict[str, tuple[float, float, float]] = {}
     notes = [] if notes is None else notes

@@ -30,10 +30,8 @@ def _dependence(table: pd.DataFrame) -> list[str]:
     """Whether the alignment looks at the patient, a sentence for every run of which that was measured."""
     measured = table.dropna(subset=["rise", "rise_low", "rise_high"]) if "rise" in table else table.head(0)
     verdict = {True: "it looks at the patient", False: "no sign that it looks at the patient"}
-    return [
-        f"`{r.Index}`: its alignment loss rises by {r.rise:.2f} ({r.rise_low:.2f} to {r.rise_high:.2f}) when images are exchanged: {verdict[r.rise_low > 0]}."
-        for r in measured.itertuples()
-    ]
+    rises = [(r.Index, f"{r.rise:.2f} ({r.rise_low:.2f} to {r.rise_high:.2f})", verdict[r.rise_low > 0]) for r in measured.itertuples()]
+    return [f"`{name}`: its alignment loss rises by {rise} when images are exchanged: {sees}." for name, rise, sees in rises]
 
 
 def _best(table: pd.DataFrame, *, one: bool) -> str:

@@ -52,7 +52,7 @@ NAMES = (
     (r"words\.dense\.(\w+)", r"bert_decoder.cls.predictions.transform.dense.\1"),
     (r"words\.norm\.(\w+)", r"bert_decoder.cls.predictions.transform.LayerNorm.\1"),
     (r"words\.decoder\.weight", "bert_decoder.cls.predictions.decoder.weight"),
-    (r"words\.bias", "bert_decoder.cls.predictions.bias"),
+    (r"words\.decoder\.bias", "bert_decoder.cls.predictions.bias"),
 )
 
 
@@ -72,7 +72,7 @@ def method(text: Path, **changes) -> asap.Method:
     """A method in official mode at the toy contract, everything else as a released file would have it."""
     toy = Config.at("toy")
     config = Config.at(
-        "base", crop=toy.crop, patch=toy.patch, spacing_mm=toy.spacing_mm, width=64, heads=1, depth=2, decoder_width=64, decoder_depth=1,
+        "base", crop=toy.crop, patch=toy.patch, spacing_mm=toy.spacing_mm, width=64, heads=1, depth=2, decoder_width=64, decoder_depth=2,
         align_width=48, word_width=48, word_depth=1, text_encoder=str(text), **changes,
     )  # fmt: skip
     torch.manual_seed(4)

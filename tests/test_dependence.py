@@ -52,9 +52,9 @@ def places_only(*, form="report", kinds=6, patients=8, **changes) -> View:
 
 
 def looking(*, form="report", kinds=4, patients=8, **changes) -> View:
-    """Every sentence has a patch of its own in its own patient, at a place of its own; other patients have nothing like it."""
+    """Every sentence has a patch of its own in its own patient, at a place of its own; all else is one background, the same in all patients."""
     features = objectives.unit(rand(patients * kinds, 64, seed=1))
-    patches = 0.02 * rand(patients, 40, 64, seed=2)
+    patches = objectives.unit(rand(64, seed=3)) + 0.02 * rand(patients, 40, 64, seed=2)
     owner = [p for p in range(patients) for _ in range(kinds)]
     where = np.random.default_rng(0)
     for p in range(patients):
@@ -134,7 +134,9 @@ def test_losses_are_those_that_training_minimises():
     logits = torch.einsum("le,lbe->lb", objectives.unit(v.sentences), objectives.unit(own)) / v.temperature
     weight = 1.0 / torch.bincount(v.owner)[v.owner]
     trained = objectives.align_over_images(logits, v.owner, v.meaning, weight=weight)
-    assert dependence._means(v, dependence.losses(v, own, everyone, block=np.zeros(5, int)), draws=1, seed=0)[0] == pytest.approx(float(trained), rel=1e-5)
+    assert dependence._means(v, dependence.losses(v, own, everyone, block=np.zeros(5, int)), draws=1, seed=0)[0] == pytest.approx(
+        float(trained), rel=1e-5
+    )
 
 
 def test_without_evidence_the_loss_is_at_chance():
@@ -208,9 +210,9 @@ def test_overlap_by_chance_is_k_of_n_and_what_random_patches_give():
     for s in range(len(v.owner)):
         free = [[n for n in range(30) if (v.named[s] & v.inside[p, n]).any()] or list(range(30)) for p in (0, 1)]
         k = int(v.k[s])
-        drawn = [[set(rng.choice(f, k, replace=False)) for f in free] for _ in range(3000)]
+        drawn = [[set(rng.choice(f, k, replace=False)) for f in free] for _ in range(1000)]
         shares.append(np.mean([len(a & b) / k for a, b in drawn]))
-    assert dependence.agreement(v)[2][0, 1] == pytest.approx(np.mean(shares), abs=0.005)
+    assert dependence.agreement(v)[2][0, 1] == pytest.approx(np.mean(shares), abs=0.01)
 
 
 def test_a_flat_map_has_no_correlation_and_an_unseen_one_counts_nothing():
@@ -238,7 +240,7 @@ def test_positions_alone_are_found_out(mean):
 def test_a_model_that_looks_is_seen_to_look(form):
     found = dependence.measure(looking(form=form, size=4), draws=50)
     assert found["own"]["value"] < 0.3 * found["chance"]["value"]
-    assert found["rise"]["low"] > 0.5 * found["chance"]["value"]
+    assert found["rise"]["low"] > 0.4 * found["chance"]["value"]
     assert found["rise_positive"]["value"] == pytest.approx(found["rise"]["value"], rel=1e-4), "nobody says the same here"
     assert found["explained"]["value"] < 0.4
     assert abs(found["correlation"]["value"]) < 0.3
@@ -276,8 +278,8 @@ def test_the_length_of_features_and_the_order_of_patients_change_nothing(scale, 
     v = scene(seed=seed)
     order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
     turned = replace(
-        v, patches=scale * v.patches[order], sentences=v.sentences * scale, body=v.body[order], inside=v.inside[order], owner=order.argsort()[v.owner],
-        patient=tuple(v.patient[p] for p in order),
+        v, patches=scale * v.patches[order], sentences=v.sentences * scale, body=v.body[order], inside=v.inside[order],
+        owner=order.argsort()[v.owner], patient=tuple(v.patient[p] for p in order),
     )  # fmt: skip
     a, b = (dependence.measure(x, count=1, draws=2) for x in (v, turned))
     for name in ("own", "positions", "chance", "correlation", "overlap", "overlap_chance"):

@@ -16,7 +16,10 @@ from asapkit.types import FINDINGS, ORGANS
 SPACING, PATCH, GRID = (4.0, 5.0, 8.0), (6, 6, 4), (10, 8, 6)
 SHAPE = tuple(g * p for g, p in zip(GRID, PATCH))
 N = int(np.prod(GRID))
-DEPENDS = ("own", "exchanged", "positions", "chance", "rise", "rise_positive", "explained", "correlation", "overlap", "overlap_chance")
+DEPENDS = {
+    "own": 1, "exchanged": 2, "positions": 3, "chance": 4, "rise": 1, "rise_positive": np.nan, "explained": np.nan, "correlation": 0.3,
+    "overlap": 0.2, "overlap_chance": 0.01,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def tables():
         ),
         "steps": steps, "k": pd.DataFrame({"k": [2, 4, 8, 2], "n": [5, 6, 0, 3], "group": ["positive"] * 3 + ["normal"]}),
         "depends": pd.DataFrame(
-            [(e, m, v, v - 0.1, v + 0.1) for e in ("asap", "mine") for m, v in zip(DEPENDS, (1, 2, 3, 4, 1, np.nan, np.nan, 0.3, 0.2, 0.01), strict=True)],
+            [(e, m, v, v - 0.1, v + 0.1) for e in ("asap", "mine") for m, v in DEPENDS.items()],
             columns=["run", "measure", "value", "low", "high"],
         ),
         "places": pd.DataFrame(
@@ -190,9 +193,7 @@ def drawn(name, body, organs, truth):
         "probe_dots": lambda: figures.probe_dots(t["dots"], **say),
         "selected_k": lambda: figures.selected_k(t["k"], **say),
         "k_extent": lambda: figures.k_extent(t["extent"], **say),
-        "patient_dependence": lambda: figures.patient_dependence(
-            t["depends"], t["places"], body=rng.random(GRID), patch_mm=(24, 30, 32), **say
-        ),
+        "patient_dependence": lambda: figures.patient_dependence(t["depends"], t["places"], body=rng.random(GRID), patch_mm=(24, 30, 32), **say),
     }[name]()
 
 

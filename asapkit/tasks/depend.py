@@ -121,7 +121,7 @@ def _batches(method: torch.nn.Module, store: Store, ids: Sequence[str], size: in
         yield collate(made, max_sentences=config.max_sentences), [item["meanings"] for item in made], told
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a text memory keeps what it encodes
 def _read(method: torch.nn.Module, batch: Batch, meanings: list[list[str]], told: list[list[str]], *, device: str) -> dict:
     """The parts of a `View` that a batch gives; owners are counted from the batch's first volume."""
     batch = batch.to(device)
