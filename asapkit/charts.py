@@ -27,6 +27,7 @@ BASELINES = {  # column -> what it is called, marker, colour
     "other_patient": ("same sentence, another patient's scan", "D", "#CC79A7"),
     "location_prior": ("where the finding lies in training", "^", "#009E73"),
 }
+PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}  # behind a number on a line
 LOSS_BARS = {
     "own": ("the patient's own image", CYCLE[0]),
     "exchanged": ("another patient's image", CYCLE[1]),
@@ -238,22 +239,22 @@ def patient_dependence(
     require(places, "run", "sentence", "x", "y", "z")
     names = list(dict.fromkeys(table.run))
     said = list(dict.fromkeys(places.sentence))
-    page = chart_page(10, 5.6 + 0.14 * len(said), title, caption)
-    half = ["loss"] * len(names), ["alike"] * len(names)
-    seen = [f"{name} {plane}" for name in names for plane in ("front", "below")]
-    panels = page.subplot_mosaic([half[0] + half[1], seen], height_ratios=(1, 1.1))
-    _dependence_losses(panels["loss"], table, names)
-    _alike(panels["alike"], table, names)
+    key = 0.12 + 0.16 * len(said)
+    page = chart_page(10, 5.6 + key, title, caption)
+    above, below, foot = page.subfigures(3, 1, height_ratios=(2.6, 2.6, key))
+    losses, alike = above.subplots(1, 2)
+    _dependence_losses(losses, table, names)
+    _alike(alike, table, names)
     colours = dict(zip(said, CYCLE, strict=False))
-    for name in names:
+    for name, part in zip(names, np.atleast_1d(below.subfigures(1, len(names), wspace=0.02)), strict=True):
         one = places[places.run == name]
         common = one.groupby("sentence")[["x", "y", "z"]].apply(lambda rows: rows.value_counts(normalize=True).max()).mean()
-        for plane, axes in (("front", "xz"), ("below", "xy")):
-            _places(panels[f"{name} {plane}"], one, axes=axes, body=body, patch_mm=patch_mm, colours=colours)
-        panels[f"{name} front"].set_title(f"{name}: one patch holds {common:.0%} of the patients' dots\nfrom the front", fontsize=7.5)
-        panels[f"{name} below"].set_title("from below", fontsize=7.5)
+        part.suptitle(f"{name}: a sentence's commonest patch is that of {common:.0%} of the patients", fontsize=8, x=0.01, ha="left")
+        for ax, (view, axes) in zip(part.subplots(1, 2), {"from the front": "xz", "from below": "xy"}.items(), strict=True):
+            _places(ax, one, axes=axes, body=body, patch_mm=patch_mm, colours=colours)
+            ax.set_title(view, fontsize=7.5)
     handles = [Line2D([], [], marker="o", linestyle="", color=colours.get(s, GREY), markersize=4, label=shorten(s, 90)) for s in said]
-    page.legend(handles=handles, loc="outside lower left", ncols=1, handletextpad=0.4, fontsize=7)
+    foot.legend(handles=handles, loc="upper left", borderaxespad=0.2, handletextpad=0.4, fontsize=7)
     return page
 
 
@@ -266,7 +267,7 @@ def _dependence_losses(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> N
         ax.bar(x, value, wide * 0.9, color=colour, label=label)
         ax.errorbar(x, value, [value - low, high - value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
         for place, number, top in zip(x, value, high, strict=True):
-            ax.annotate(f"{number:.2f}", (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=6.8)
+            ax.annotate(f"{number:.2f}", (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=6.8, bbox=PLAIN)
     chance = table[table.measure == "chance"].set_index("run").loc[names, "value"].to_numpy(float)
     ax.hlines(chance, np.arange(len(names)) - 0.46, np.arange(len(names)) + 0.46, color=GREY, linestyle=(0, (4, 2)), linewidth=1, label="chance")
     ax.set_xticks(range(len(names)), names)
@@ -286,13 +287,14 @@ def _alike(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
         ax.hlines(y, one.low, one.high, color=colours[name], linewidth=1.2)
         ax.plot(one.value, y, "o", color=colours[name], markersize=5, label=name)
         chance = table[(table.run == name) & (table.measure == "overlap_chance")].value
-        ax.plot(chance, y[1:2], "|", color=INK, markersize=9, label="patches drawn at random" if not n else None)
+        ax.plot(chance, y[1:2], "|", color=INK, markersize=9)
         low, high = [*low, *one.low.dropna()], [*high, *one.high.dropna()]
+    ax.plot([], [], "|", color=INK, markersize=9, label="patches drawn at random")
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.axvline(1, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set_yticks(np.arange(len(rows))[::-1], list(rows.values()))
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(max(-0.6, min(low) - 0.05), min(1.6, max(high) + 0.05)), ylim=(-0.5, len(rows) - 0.1))
+    ax.set(xlim=(max(-1.1, min(low) - 0.05), min(1.6, max(high) + 0.05)), ylim=(-0.5, len(rows) - 0.1))
     ax.set_xlabel("between patients (1: the same in all of them)")
     ax.grid(axis="x")
     ax.legend(loc="upper center", ncols=3, handletextpad=0.4, columnspacing=1.2)
@@ -302,7 +304,7 @@ def _places(ax: Axes, places: pd.DataFrame, *, axes: str, body: np.ndarray, patc
     """Patches as dots over the mean body, in millimetres, the patient's right at the left."""
     across, up = ("xyz".index(a) for a in axes)
     wide, tall = (body.shape[a] * patch_mm[a] for a in (across, up))
-    ax.imshow(body.mean(3 - across - up).T, origin="lower", extent=(0, wide, 0, tall), cmap="Greys", vmin=0, vmax=3, interpolation="bilinear")
+    ax.imshow(body.mean(3 - across - up).T, origin="lower", extent=(0, wide, 0, tall), cmap="Greys", vmin=0, vmax=5, interpolation="bilinear")
     rng = np.random.default_rng(0)
     for sentence, one in places.groupby("sentence", sort=False):
         at = [(one[a].to_numpy() + 0.5 + rng.uniform(-0.38, 0.38, len(one))) * patch_mm["xyz".index(a)] for a in axes]
