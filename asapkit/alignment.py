@@ -200,8 +200,17 @@ class Alignment(nn.Module):
         special = (tokens == words.cls_token_id) | (tokens == words.sep_token_id)
         index = torch.where(real & ~special, 0, -1)
         feature = sentence_features(self.text(text(tokens, real)), index, 1)[:, 0]
+        return objectives.unit(feature) @ objectives.unit(aligned).mT, self.taken(feature)
+
+    @torch.no_grad()
+    def said(self, text: TextEncoder, batch: Batch) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
+        """Every sentence as training encodes it (`match` encodes each alone), and the patches that it takes with nothing hidden."""
+        feature = self.sentences(text, batch)
+        return feature, self.taken(feature)
+
+    def taken(self, feature: Float[Tensor, "*L E"]) -> Int[Tensor, "*L"]:
+        """K of each sentence with nothing hidden: its budget, times all / visible patches if trained on those."""
         budget = self.selector.budget(self.selector(feature))
         if self.on == "visible":
             budget = budget * self.config.patches / self.config.visible
-        similarity = objectives.unit(feature) @ objectives.unit(aligned).mT
-        return similarity, budget.round().long().clamp(1, self.config.patches)
+        return budget.round().long().clamp(1, self.config.patches)

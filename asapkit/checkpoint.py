@@ -150,8 +150,13 @@ def trained_on(run: Path) -> Path | None:
 
 
 def load_method(run: Path) -> nn.Module:
-    """The trained method of a run folder, in eval mode on the CPU."""
+    """The trained method of a run folder, or the released ASAP from its file of weights; in eval mode on the CPU."""
     run = Path(run)
+    if run.is_file() and not is_run(run.parent):
+        from asapkit import released
+
+        return released.load(run)
+    run = run.parent if run.is_file() else run
     for name in ("config.json", "method.json"):
         if not (run / name).exists():
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")

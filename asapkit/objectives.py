@@ -74,6 +74,20 @@ def align_in_report(
     Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: padded sentences stay as
     negatives, as released.
     """
+    terms = report_terms(sentence, evidence, real, meaning=meaning, temperature=temperature, pad_columns=pad_columns)
+    return sentence_mean(terms, real, mean=mean, worth=worth)
+
+
+def report_terms(
+    sentence: Float[Tensor, "B S E"],
+    evidence: Float[Tensor, "B S E"],
+    real: Bool[Tensor, "B S"],
+    *,
+    meaning: Int[Tensor, "B S"] | None = None,
+    temperature: float = 0.07,
+    pad_columns: bool = False,
+) -> Float[Tensor, "B S"]:
+    """What `align_in_report` is the mean of: one term per sentence; those of padding mean nothing."""
     logits = unit(sentence) @ unit(evidence).mT / temperature
     same = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
     blocked = torch.zeros_like(same).expand(logits.shape) if pad_columns else ~real.unsqueeze(1).expand(logits.shape)
@@ -83,8 +97,7 @@ def align_in_report(
     rows = logits.masked_fill(blocked, -math.inf)
     columns = logits.mT.masked_fill(blocked, -math.inf)
     diagonal = logits.diagonal(dim1=1, dim2=2)
-    loss = rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
-    return sentence_mean(loss, real, mean=mean, worth=worth)
+    return rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
 
 
 def align_over_images(
@@ -95,6 +108,11 @@ def align_over_images(
     `logits[l, b]` is the scaled cosine of sentence l with the mean of *its own best patches in image b*; `own[l]` its image. Image b is no
     negative of l if a sentence of b means the same; nor is such a sentence a negative of b. Closes the position shortcut of `align_in_report`.
     """
+    return (image_terms(logits, own, meaning) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def image_terms(logits: Float[Tensor, "L B"], own: Int[Tensor, " L"], meaning: Int[Tensor, " L"]) -> Float[Tensor, " L"]:
+    """What `align_over_images` is the mean of: one term per sentence."""
     images = logits.shape[1]
     says = F.one_hot(own, images).bool()  # (L, B) sentence l belongs to image b
     same = meaning.unsqueeze(1) == meaning.unsqueeze(0)  # (L, L)
@@ -105,7 +123,7 @@ def align_over_images(
     negatives = logits.masked_fill(stated, -math.inf).logsumexp(0)  # (B,)
     positive = logits.gather(1, own.unsqueeze(1)).squeeze(1)
     over_sentences = torch.logaddexp(positive, negatives[own])
-    return ((over_images + over_sentences - 2 * positive) * weight).sum() / weight.sum().clamp(min=1e-6)
+    return over_images + over_sentences - 2 * positive
 
 
 def sentence_mean(

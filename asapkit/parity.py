@@ -32,13 +32,6 @@ LOSS_NAMES = ("reconstruct", "organs", "words", "align")
 """In the order of the stored losses."""
 
 
-WIDTHS = {
-    "width": "patch_embed.proj.weight", "decoder_width": "decoder_embed.weight", "align_width": "finding_align_img_mlp.dense_to_output.weight",
-    "word_width": "bert_mlp.weight",
-}  # fmt: skip
-"""Which tensor's first axis gives a width of the configuration."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One compared array: largest absolute error over the array's largest magnitude (integers: share of differing values), and what is allowed."""
@@ -139,16 +132,11 @@ def stored_config(shapes: Mapping, inputs: Mapping, outputs: Mapping) -> Config:
     crop = inputs["image"].shape[2:]
     patches = int(np.prod([c // p for c, p in zip(crop, patch, strict=True)]))
     return Config.at(
-        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=blocks(shapes, "blocks"),
-        decoder_depth=blocks(shapes, "decoder_blocks"), word_depth=blocks(shapes, "bert_decoder.bert.encoder.layer"),
+        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=released.blocks(shapes, "blocks"),
+        decoder_depth=released.blocks(shapes, "decoder_blocks"), word_depth=released.blocks(shapes, "bert_decoder.bert.encoder.layer"),
         max_tokens=inputs["ids"].shape[1],
-        **{name: shapes[tensor][0] for name, tensor in WIDTHS.items()},
+        **{name: shapes[tensor][0] for name, tensor in released.WIDTHS.items()},
     )  # fmt: skip
-
-
-def blocks(shapes: Mapping, prefix: str) -> int:
-    """How many numbered modules there are under a prefix."""
-    return 1 + max(int(name[len(prefix) + 1 :].split(".")[0]) for name in shapes if name.startswith(prefix + "."))
 
 
 def write_text_encoder(folder: Path, shapes: Mapping) -> None:
@@ -161,7 +149,7 @@ def write_text_encoder(folder: Path, shapes: Mapping) -> None:
         BertConfig(
             vocab_size=size,
             hidden_size=width,
-            num_hidden_layers=blocks(shapes, root + "encoder.layer"),
+            num_hidden_layers=released.blocks(shapes, root + "encoder.layer"),
             num_attention_heads=12,
             intermediate_size=shapes[root + "encoder.layer.0.intermediate.dense.weight"][0],
             max_position_embeddings=shapes[root + "embeddings.position_embeddings.weight"][0],

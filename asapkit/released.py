@@ -1,4 +1,4 @@
-"""The released ASAP model's parameter names, and where each goes in ours.
+"""The released ASAP model: its parameter names, where each goes in ours, and the whole method from its file.
 
 Source: the state_dict of github ToniChopp/ASAP (commit 6918832), names and shapes only. Three tensors change their form on the way: the patch
 embedding (a convolution there, a linear layer here), the joined query-key-value of the word decoder, and the selector's row.
@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from asapkit.config import Config
+from asapkit.language import CXR_BERT
+from asapkit.types import Refused
+from asapkit.vit3d import sincos_positions
 
 RULES: tuple[tuple[str, str], ...] = (
     (r"(cls_token|blocks\..+|norm\.\w+)", r"encoder.\1"),
@@ -106,3 +112,68 @@ def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{target}: the released weights lack its {' and '.join(missing)}")
         ours[target] = torch.cat([parts[third] for third in THIRDS])
     return ours
+
+
+def load(file: Path | str, *, text_encoder: str = CXR_BERT, **settings) -> nn.Module:
+    """The whole released method, alignment head included, from its file of weights: recipe asap in `official` mode, in eval mode on the CPU.
+
+    text_encoder: where the tokenizer and the form of the text encoder come from; its weights are the file's. settings: what no tensor
+    tells and is not as published: crop, spacing_mm, heads.
+    Raises: Refused, in one line, for a file that cannot be read, holds no alignment head, or does not fill the whole method.
+    """
+    from asapkit.checkpoint import make_method
+    from asapkit.peers.reading import opened
+
+    file = Path(file)
+    state, _ = opened(file)
+    if missing := [name for name in ("finding_align_img_mlp.dense_to_output.weight", "patch_embed.proj.weight") if name not in state]:
+        raise Refused(f"{file.name}: no released ASAP with its alignment head (no {missing[0]}); `asapkit doctor` says whose weights these are")
+    try:
+        config = sizes(state, text_encoder=text_encoder, **settings)
+        ours = translate({name: value.float() for name, value in state.items() if value.is_floating_point()})
+    except (ValueError, KeyError) as error:
+        raise Refused(f"{file.name}: not of the released model's form ({error})") from error
+    if "pos_embed" in state:
+        ours["encoder.cls_token"] = ours["encoder.cls_token"].reshape(1, 1, -1) + state["pos_embed"].reshape(-1, config.width)[0].float()
+    method = make_method("asap", config, {"fidelity": "official"})
+    own = method.state_dict()
+    odd = [f"{name} {tuple(ours[name].shape)} for {tuple(own[name].shape)}" for name in own if name in ours and ours[name].shape != own[name].shape]
+    absent = sorted(set(own) - set(ours) - {"report.words.vocabulary"}) + sorted(set(ours) - set(own))
+    if odd or absent:
+        why = f"other shapes: {', '.join(odd[:3])}" if odd else f"not in both: {', '.join(absent[:3])}"
+        raise Refused(f"{file.name}: does not fill the method ({why}); is text_encoder {text_encoder!r} the one that it was trained with?")
+    method.load_state_dict(ours, strict=False)
+    return method.eval()
+
+
+WIDTHS = {
+    "width": "patch_embed.proj.weight", "decoder_width": "decoder_embed.weight", "align_width": "finding_align_img_mlp.dense_to_output.weight",
+    "word_width": "bert_mlp.weight",
+}  # fmt: skip
+"""Which tensor's first axis gives a width of the configuration."""
+
+
+def sizes(state: Mapping[str, Tensor], *, text_encoder: str, **settings) -> Config:
+    """The configuration that released tensors have the shapes of. Raises: ValueError for one that no model can have."""
+    widths = {name: len(state[tensor]) for name, tensor in WIDTHS.items()}
+    known = widths | {
+        "patch": tuple(state["patch_embed.proj.weight"].shape[2:]), "depth": blocks(state, "blocks"),
+        "decoder_depth": blocks(state, "decoder_blocks"), "word_depth": blocks(state, "bert_decoder.bert.encoder.layer"),
+        "text_encoder": text_encoder, "heads": max(1, widths["width"] // 64),
+    }  # fmt: skip
+    config = Config.at("base", **(known | settings))
+    if "pos_embed" in state:
+        stored = state["pos_embed"].reshape(-1, config.width)[1:].float()
+        if len(stored) == config.patches and not torch.allclose(stored, sincos_positions(config.grid, config.width), atol=1e-4):
+            raise ValueError("its positions are not the released sin-cos code")
+        if len(stored) != config.patches and "crop" not in settings:
+            raise ValueError(f"positions of {len(stored)} patches, a crop of {config.crop} has {config.patches}; give the crop of its training")
+    return config
+
+
+def blocks(state: Mapping, prefix: str) -> int:
+    """How many numbered modules there are under a prefix. Raises: ValueError where there is none."""
+    numbers = [int(name[len(prefix) + 1 :].split(".")[0]) for name in state if name.startswith(prefix + ".")]
+    if not numbers:
+        raise ValueError(f"no {prefix}.0")
+    return 1 + max(numbers)

@@ -71,14 +71,14 @@ def _stores(data: Path) -> Iterator[Store]:
 
 
 def _network(encoder: str | Path, store: Store, *, needs: str):
-    """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained."""
+    """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained, or that was released."""
     from asapkit import checkpoint
 
     if str(encoder) != UNTRAINED and not Path(encoder).exists():
         raise Refused(f"{encoder}: no such run folder or weights file, and no known name ({UNTRAINED})")
     if needs == "method":
-        if str(encoder) == UNTRAINED or not Path(encoder).is_dir():
-            raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder")
+        if str(encoder) == UNTRAINED:
+            raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder, or the released ASAP's file of weights")
         return checkpoint.load_method(Path(encoder))
     if str(encoder) == UNTRAINED:
         contract = store.contract

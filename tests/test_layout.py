@@ -25,7 +25,7 @@ DATA = {
 }  # fmt: skip
 NETS = {
     "stem", "slices", "vit3d", "rotary", "swin", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
-    "selection", "alignment", "objectives", "metrics", "analysis",
+    "selection", "alignment", "objectives", "metrics", "analysis", "dependence",
 }  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}

@@ -157,6 +157,10 @@ class Method(nn.Module):
         """Cosine of each sentence with each patch of one image, and K."""
         return self.alignment.match(self.text, aligned, sentences)
 
+    def said(self, batch: Batch) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
+        """Every sentence as training encodes it (`match` encodes each alone), and the patches that it takes with nothing hidden."""
+        return self.alignment.said(self.text, batch)
+
 
 def choose(fidelity: str, switches: dict) -> dict:
     """The ten switches: the defaults of the fidelity, with single ones changed.

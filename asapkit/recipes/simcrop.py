@@ -76,3 +76,7 @@ class Method(nn.Module):
     def match(self, aligned: Float[Tensor, "N E"], sentences: list[str]) -> tuple[Float[Tensor, "S N"], Int[Tensor, " S"]]:
         """Cosine of each sentence with each patch of one image, and K."""
         return self.alignment.match(self.text, aligned, sentences)
+
+    def said(self, batch: Batch) -> tuple[Float[Tensor, "B S E"], Int[Tensor, "B S"]]:
+        """Every sentence as training encodes it (`match` encodes each alone), and the patches that it takes with nothing hidden."""
+        return self.alignment.said(self.text, batch)
