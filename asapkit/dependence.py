@@ -21,7 +21,7 @@ from asapkit.selection import top_k_weights
 FORMS = ("report", "batch")
 ROWS = 32  # sentences at a time: their maps in every patient are what fills the memory
 MOST = 200  # sentences whose maps are compared between patients
-LEARNED = 0.05  # nats below the chance level: with less, nothing was learned that anything could explain
+FALL = 0.05  # nats below the chance level: a smaller fall cannot be parted among what explains it
 
 
 @dataclass(frozen=True)
@@ -216,11 +216,10 @@ def measure(view: View, *, count: int = 10, draws: int = metrics.DRAWS, seed: in
     """The three measures with intervals from a bootstrap over patients; see `said` for their words.
 
     own, exchanged, positions, chance: the loss with the report's own image, with `count` exchanges, with positions alone, and with no evidence.
-    rise: exchanged - own. rise_positive: of positive sentences alone, where the other patient's report does not say the same. explained: of what was
-    learned, chance - own, the share that positions alone give; NaN where nothing was learned.
-    correlation, overlap, overlap_chance: `agreement`.
+    rise: exchanged - own. rise_positive: of positive sentences alone, where the other patient's report does not say the same. explained: of the fall
+    below chance, chance - own, the share that positions alone give; NaN where there is none. correlation, overlap, overlap_chance: `agreement`.
 
-    A sentence takes what is most like it, so that even noise gives less than `chance`: what is seen of no patient in particular is `exchanged`.
+    A sentence takes what is most like it, so that an untrained method falls below chance too: the rise tells whether the patient is looked at.
     """
     block, found, everyone = blocks(view, seed=seed), evidence(view), np.arange(len(view.patient))
     coded = position_code(view, block)
@@ -238,8 +237,8 @@ def measure(view: View, *, count: int = 10, draws: int = metrics.DRAWS, seed: in
     terms = {"own": own, "exchanged": exchanged, "positions": positions, "chance": chance, "rise": exchanged - own, "rise_positive": differing}
     means = {name: _means(view, values, draws=draws, seed=seed) for name, values in terms.items()}
     with np.errstate(invalid="ignore", divide="ignore"):
-        learned = means["chance"] - means["own"]
-        means["explained"] = np.where(learned > LEARNED, (means["chance"] - means["positions"]) / learned, np.nan)
+        fall = means["chance"] - means["own"]
+        means["explained"] = np.where(fall > FALL, (means["chance"] - means["positions"]) / fall, np.nan)
     result = {name: metrics.interval(float(v[0]), v[1:]).as_dict() for name, v in means.items()}
     for name, pairs in zip(("correlation", "overlap", "overlap_chance"), agreement(view), strict=True):
         result[name] = _between(pairs, view.patient, draws=draws, seed=seed).as_dict()
@@ -284,7 +283,7 @@ def said(measured: dict) -> str:
     told = f"patient dependence: the loss rises by {rise['value']:.2f} ({rise['low']:.2f} to {rise['high']:.2f}) when images are exchanged"
     told += f" (own {own:.2f}, chance {chance:.2f})"
     if (share := measured["explained"]["value"]) == share:
-        told += f"; positions alone explain {share:.0%} of what was learned" if share > 0 else "; positions alone explain nothing of what was learned"
+        told += f"; positions alone give {max(share, 0):.0%} of its fall below chance"
     else:
-        told += "; it is not below chance: nothing was learned"
+        told += "; it is not below chance"
     return f"{told}; maps of one sentence correlate {measured['correlation']['value']:.2f} between patients"

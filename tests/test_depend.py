@@ -201,7 +201,7 @@ def test_load_method_takes_the_released_file_too(weights, monkeypatch):
     ("change", "says"),
     [
         ({"finding_align_img_mlp.dense_to_output.weight": None}, "no released ASAP with its alignment head"),
-        ({"align_text_mlp.dense_to_output.bias": None}, "not in both: align_text.dense_to_output.bias"),
+        ({"align_text_mlp.dense_to_output.bias": None}, "not in both: alignment.text.dense_to_output.bias"),
         ({"norm.weight": torch.ones(3)}, r"other shapes: encoder.norm.weight \(3,\) for \(64,\)"),
         ({"backbone.conv.weight": torch.ones(3)}, "backbone.conv.weight is no parameter of the released ASAP model"),
         ({"pos_embed": torch.ones(1, 81, 64)}, "not the released sin-cos code"),
