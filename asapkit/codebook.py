@@ -36,7 +36,10 @@ class Codebook(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B M D"], real: Bool[Tensor, "B M"], *, organ: int, learn: Bool[Tensor, " B"], gather: Gather
     ) -> tuple[Float[Tensor, "B M D"], Float[Tensor, " B"]]:
-        """Tokens as the codes say them, and each volume's error (zero where it is not in `learn`). No gradient reaches the tokens."""
+        """Tokens as the codes say them (themselves while no normal organ was seen), and each volume's error, zero where it is not in `learn`.
+
+        No gradient reaches the tokens.
+        """
         scaled, low, span = stretched(tokens.detach().float(), real)
         padded = ~real
         padded[:, 0] = False  # a row of padding alone would have nothing to attend to
@@ -50,7 +53,8 @@ class Codebook(nn.Module):
             self.follow(z.detach().float(), nearest, learned, organ=organ, gather=gather)
         out = self.back(self.decoder((z + (chosen - z).detach()).to(z.dtype), src_key_padding_mask=padded)).float()
         error = (out - scaled).square().mean(-1) + COMMITMENT * (z.float() - chosen).square().mean(-1)
-        return out.detach() * span + low, (error * learned).sum(1) / learned.sum(1).clamp(min=1)
+        usual = out.detach() * span + low if self.count[organ].any() else tokens.detach().float()
+        return usual, (error * learned).sum(1) / learned.sum(1).clamp(min=1)
 
     @torch.no_grad()
     def begin(self, z: Float[Tensor, "B M D"], learned: Bool[Tensor, "B M"], *, organ: int, gather: Gather) -> None:

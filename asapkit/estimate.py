@@ -129,7 +129,7 @@ def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int
         sentence_real=torch.ones(volumes, sentences, dtype=torch.bool),
         sentence_meaning=torch.arange(volumes * sentences).reshape(volumes, sentences),
         sentence_positive=torch.ones(volumes, sentences, dtype=torch.bool),
-        sentence_organs=torch.ones(volumes, sentences, len(ORGANS), dtype=torch.bool),
+        sentence_organs=torch.eye(len(ORGANS), dtype=torch.bool)[torch.arange(sentences) % len(ORGANS)].expand(volumes, -1, -1),
         report_tokens=report,
         report_real=torch.ones(volumes, words, dtype=torch.bool),
         report_special=special,

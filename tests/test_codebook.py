@@ -65,6 +65,7 @@ def test_codes_start_as_tokens_of_the_first_normal_organ_once():
     made, (x, real) = book(), tokens()
     call(made, x, real, learn=[False, False, False])
     assert not made.count.any()
+    assert torch.equal(call(made, x, real, learn=[False, False, False])[0], x)  # nothing is known of this organ
     noise = made.codes[1].clone()
     made.decay = 0.999999
     call(made, x, real, learn=[False, True, True])
@@ -82,7 +83,9 @@ def test_codes_start_as_tokens_of_the_first_normal_organ_once():
 
 
 def test_no_gradient_reaches_the_tokens_and_padding_of_a_neighbour_changes_nothing():
-    made, (x, real) = book().eval(), tokens()
+    made, (x, real) = book(), tokens()
+    call(made, x, real, learn=[True, True, True])
+    made.eval()
     x.requires_grad_()
     usual, error = call(made, x, real, learn=[True, True, True])
     assert not usual.requires_grad
@@ -94,6 +97,16 @@ def test_no_gradient_reaches_the_tokens_and_padding_of_a_neighbour_changes_nothi
     for options, says in (({"codes": 0}, "codes 0"), ({"decay": 1.0}, "decay 1.0")):
         with pytest.raises(ValueError, match=says):
             book(**options)
+
+
+def test_two_ranks_write_the_book_that_one_would():
+    one, two, (x, real) = book(), book(), tokens()
+    for step in range(3):
+        y = x + step
+        one(torch.cat([y, y]), torch.cat([real, real]), organ=1, learn=torch.tensor([True, True, False] * 2), gather=alone)
+        two(y, real, organ=1, learn=torch.tensor([True, True, False]), gather=lambda z: torch.cat([z, z]))
+        for name, buffer in one.named_buffers():
+            assert torch.allclose(buffer, two.get_buffer(name), atol=1e-5), name
 
 
 def test_the_recipes_codes_learn_from_normal_organs_alone():
