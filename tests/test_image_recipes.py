@@ -114,34 +114,65 @@ def cosine(a, b):
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
 
-@pytest.mark.parametrize("local", [0, 2])
+def standard(rows):
+    """Each feature of some rows with mean 0 and variance 1, by loop."""
+    out = [[0.0] * len(rows[0]) for _ in rows]
+    for feature in range(len(rows[0])):
+        values = [row[feature] for row in rows]
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values) + 1e-5)
+        for n, value in enumerate(values):
+            out[n][feature] = (value - mean) / spread
+    return out
+
+
+def perceptron(layers, rows):
+    inner = standard([(layers.fc1.weight @ torch.tensor(row)).tolist() for row in rows])
+    return [layers.fc2((torch.tensor(row) * layers.weight + layers.bias).clamp(min=0)).tolist() for row in inner]
+
+
+def said(scale, states):
+    """Predictions and features of some views, each its own patch states."""
+    features = standard(perceptron(scale.project, [scale.norm(state).mean(0).tolist() for state in states]))
+    return perceptron(scale.predict, features), features
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("local", [0, 4])
 def test_the_losses_by_loop_over_volumes_views_and_parts(local):
     method, batch = made(pcrlv2, local=local, beta=0.3), made_batch(DEEP)
-    restored = contrast = 0.0
+    for scale in method.scales:  # no weight of 1 and bias of 0 that could be left out unseen
+        for layers in (scale.project, scale.predict):
+            layers.weight.uniform_(0.5, 1.5)
+            layers.bias.uniform_(-0.5, 0.5)
+    depths, wholes, parts, restored = [], ([], []), ([], []), 0.0
     for b in range(3):
         one = batch[b : b + 1]
         own = streams(one.patch_order)
         views = [method.disturbed(one.image, own) for _ in range(2)]
-        depth = int(torch.randint(3, (1,), generator=own[0]))
-        parts = pcrlv2.boxes(DEEP.grid, own, count=local)[0]
-        scale, said, decoded = method.scales[depth], [], []
-        for view in views:
-            latent = method.encoder.norm(method.encoder.layers(view)[-1])
-            decoded.append(method.restorer(latent))
-            said.append(scale(decoded[-1][depth]))
-        target = patchify(one.image, DEEP.patch)
-        out, middle = method.scales[2].restored(decoded[0][2]), scale.restored(decoded[0][depth])
-        restored += ((out - target).square().mean() + 0.3 * (middle - target).square().mean()).item() / 3
-        ((pa, za), (pb, zb)) = ([x[0].tolist() for x in pair] for pair in said)
+        depths.append(int(torch.randint(3, (1,), generator=own[0])))
+        boxes = pcrlv2.boxes(DEEP.grid, own, count=local)[0]
+        for side, view in enumerate(views):
+            wholes[side].append([state[0] for state in method.restorer(method.encoder(view))])
+            for index in boxes[side * local // 2 : (side + 1) * local // 2]:
+                parts[side].append([state[0] for state in method.restorer(method.encoder(view, index[None]), index[None])])
+        target, decoded = patchify(one.image, DEEP.patch)[0], wholes[0][b]
+        for depth, weight in ((2, 1.0), (depths[b], 0.3)):
+            restored += weight * (method.scales[depth].restored(decoded[depth][None])[0] - target).square().mean().item() / 3
+    every = [[said(scale, [view[d] for view in views]) for d, scale in enumerate(method.scales)] for views in wholes]
+    small = [[said(scale, [part[d] for part in group]) for d, scale in enumerate(method.scales)] for group in parts if group]
+    contrast = 0.0
+    for b, d in enumerate(depths):
+        (pa, za), (pb, zb) = ((one[d][0][b], one[d][1][b]) for one in every)
         contrast -= (cosine(pa, zb) + cosine(pb, za)) / 2 / 3
-        for number, index in enumerate(parts):
-            view = views[0 if number < local // 2 else 1]
-            latent = method.encoder(view, index[None])
-            p, z = (x[0].tolist() for x in scale(method.restorer(latent, index[None])[depth]))
-            contrast -= sum(cosine(p, zg) + cosine(pg, z) for pg, zg in ((pa, za), (pb, zb))) / 2 / (2 * local) / 3
+        for group in small:
+            for n in range(b * local // 2, (b + 1) * local // 2):
+                p, z = group[d][0][n], group[d][1][n]
+                contrast -= sum(cosine(p, zg) + cosine(pg, z) for pg, zg in ((pa, za), (pb, zb))) / 2 / (2 * local) / 3
+    assert len(set(depths)) > 1
     losses = method(batch)
     assert losses["reconstruct"].item() == pytest.approx(restored, rel=1e-5)
-    assert losses["contrast"].item() == pytest.approx(contrast, rel=1e-4, abs=1e-6)
+    assert losses["contrast"].item() == pytest.approx(contrast, rel=1e-3, abs=1e-5)
 
 
 def test_a_batch_has_one_loss_whatever_was_drawn_before_and_draws_nothing_itself():
@@ -157,11 +188,27 @@ def test_a_batch_has_one_loss_whatever_was_drawn_before_and_draws_nothing_itself
     assert all(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_who_else_is_in_the_batch_does_not_matter():
+def test_what_is_restored_depends_on_no_other_volume_and_the_contrast_does():
     method, batch = made(pcrlv2), made_batch(DEEP, volumes=4)
     whole, halves = method(batch), [method(batch[n : n + 2]) for n in (0, 2)]
-    for name, value in whole.items():
-        assert value.item() == pytest.approx(sum(half[name].item() for half in halves) / 2, rel=1e-4, abs=1e-6), name
+    halved = {name: sum(half[name].item() for half in halves) / 2 for name in whole}
+    assert whole["reconstruct"].item() == pytest.approx(halved["reconstruct"], rel=1e-5)
+    assert abs(whole["contrast"].item() - halved["contrast"]) > 1e-4  # standardised over the batch, as by a batch norm
+
+
+def test_one_volume_alone_agrees_with_nothing_and_is_restored():
+    losses = made(pcrlv2)(made_batch(DEEP, volumes=1))
+    assert losses["reconstruct"].item() > 0
+    sum(losses.values()).backward()
+    assert made(pcrlv2, local=0)(made_batch(DEEP, volumes=1))["contrast"].item() == 0
+
+
+def test_equal_volumes_of_a_batch_have_one_feature_and_others_spread():
+    rows = torch.tensor([[1.0, 2.0, 5.0], [1.0, 4.0, 5.0], [1.0, 9.0, 5.0]])
+    found = pcrlv2.standardised(rows, lambda x: x)
+    assert torch.equal(found[:, 0], torch.zeros(3)) and found[:, 1].mean().abs() < 1e-6
+    joined = pcrlv2.standardised(rows[:1], lambda _: rows)  # a rank that holds one of the rows
+    assert torch.allclose(joined, found[:1])
 
 
 def test_what_is_predicted_has_no_gradient():

@@ -1,19 +1,22 @@
 """PCRLv2: restores a volume from a disturbed view of it, and agrees with another view and with parts, at a depth of the decoder. Matched form.
 
 Source: PCRLv2 (2301.00772), github RL4M/PCRLv2, as described in methods.md E2. Differs: this house's ViT, positions and a transformer decoder in
-place of a U-Net, so that a scale is a depth of the decoder (a choice of methods.md); the depth is drawn per volume, not per batch; layer norms in
-place of batch norms, so that one process and many agree; `beta` does not fall with the epoch; a local view is a box of half the grid along each axis
-out of one of the two views, at its own position, not a crop disturbed on its own; no flips and no turns. What a disturbance is like is ours, too.
+place of a U-Net, so that a scale is a depth of the decoder (a choice of methods.md); the depth is drawn per volume, not per batch; `beta` does
+not fall with the epoch; a local view is a box of half the grid along each axis out of one of the two views, at its own position, not a crop disturbed
+on its own; no flips and no turns. The heads that predict and what a disturbance is like are ours, after SimSiam (2011.10566) and methods.md: features
+are standardised over the volumes of all ranks. Layer norms in their place let the features of all volumes become one (LOG.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from asapkit import objectives
 from asapkit.config import Config
@@ -48,6 +51,7 @@ class Method(nn.Module):
         if beta < 0:
             raise ValueError(f"beta {beta}: give a number of at least 0")
         self.config, self.beta, self.local = config, beta, local
+        self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
         self.disturbance = {"blur": blur, "gamma": gamma, "noise": noise, "swap": swap}
         self.encoder, self.restorer = Encoder(config), Restorer(config)
         self.scales = nn.ModuleList(Scale(config) for _ in range(config.decoder_depth))
@@ -68,8 +72,7 @@ class Method(nn.Module):
         return {"reconstruct": self.restoration(batch, states[0], depth), "contrast": contrast}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        volumes = torch.tensor(float(len(batch)))
-        return {"reconstruct": volumes, "contrast": volumes}
+        return {"reconstruct": torch.tensor(float(len(batch)))}
 
     def disturbed(self, image: Float[Tensor, "B 1 X Y Z"], own: list[torch.Generator]) -> Float[Tensor, "B 1 X Y Z"]:
         """A view of every volume."""
@@ -89,7 +92,7 @@ class Method(nn.Module):
     def pair(self, states: list[Float[Tensor, "B V E"]], depth: Int[Tensor, " B"]) -> View:
         """What every view says at the depth that was drawn for its volume."""
         volume = torch.arange(len(depth), device=depth.device)
-        every = [scale(state) for scale, state in zip(self.scales, states, strict=True)]
+        every = [scale(state, self.gather) for scale, state in zip(self.scales, states, strict=True)]
         predicted, projected = (torch.stack(one)[depth, volume] for one in zip(*every, strict=True))
         return predicted, projected
 
@@ -135,9 +138,8 @@ class Scale(nn.Module):
         inner, width = config.decoder_width, config.align_width
         narrow = max(1, width // 4)
         self.norm, self.voxels = nn.LayerNorm(inner, eps=1e-6), nn.Linear(inner, prod(config.patch))
-        self.project = nn.Sequential(nn.Linear(inner, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width))
-        self.predict = nn.Sequential(nn.Linear(width, narrow), nn.LayerNorm(narrow), nn.GELU(), nn.Linear(narrow, width))
-        self.apply(initialise)
+        self.project, self.predict = Perceptron(inner, width, width), Perceptron(width, narrow, width)
+        initialise(self.voxels)
         with torch.no_grad():
             self.voxels.weight.mul_(config.decoder_init)
 
@@ -145,10 +147,28 @@ class Scale(nn.Module):
         """Voxels of every patch."""
         return self.voxels(self.norm(state))
 
-    def forward(self, state: Float[Tensor, "B V E"]) -> View:
+    def forward(self, state: Float[Tensor, "B V E"], gather: Callable[[Tensor], Tensor]) -> View:
         """What the view predicts of another one, and its own feature."""
-        feature = self.project(self.norm(state).mean(1))
-        return self.predict(feature), feature
+        feature = standardised(self.project(self.norm(state).mean(1), gather), gather)
+        return self.predict(feature, gather), feature
+
+
+class Perceptron(nn.Module):
+    """Two layers; between them each feature is standardised over the views of all ranks, scaled and shifted, as a batch norm does."""
+
+    def __init__(self, into: int, inner: int, out: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(into, inner, bias=False), nn.Linear(inner, out)
+        self.weight, self.bias = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.zeros(inner))
+
+    def forward(self, x: Float[Tensor, "B D"], gather: Callable[[Tensor], Tensor]) -> Float[Tensor, "B E"]:
+        return self.fc2(F.relu(standardised(self.fc1(x), gather) * self.weight + self.bias))
+
+
+def standardised(x: Float[Tensor, "B D"], gather: Callable[[Tensor], Tensor]) -> Float[Tensor, "B D"]:
+    """Each feature with mean 0 and variance 1 over the rows of all ranks: one process and many agree, and no feature is one for all volumes."""
+    every = gather(x.float())
+    return (x.float() - every.mean(0)) / (every.var(0, unbiased=False) + 1e-5).sqrt()
 
 
 def disturbed(
