@@ -1,6 +1,6 @@
 """What SigVLP's optimiser and its chunks cost: Muon's share of a step, and how much of what is computed is padding.
 
-    python -m benchmarks.chunks [--store STORE] [--quick] [--count N]
+    python -m benchmarks.chunks [--store STORE] [--precision bf16] [--quick] [--count N]
 
 A step is timed for one volume at every length of chunk that may be drawn, forward and backward, and counted `batch_size` times; one thread.
 --quick (scale toy) only shows that it runs. With a store, chunks of N batches of its training volumes are counted, their texts too.
@@ -13,6 +13,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +27,14 @@ from asapkit.train import training_ids
 from benchmarks.measure import clocked
 
 
-def shares(*, quick: bool, count: int) -> dict[str, float]:
+def shares(*, quick: bool, count: int, precision: str = "fp32") -> dict[str, float]:
     """CPU seconds of a mean step of `batch_size` volumes, and of both parts of its optimiser; medians of `count`."""
+
+    def volume(order: torch.Tensor) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = method(replace(batch, patch_order=order))["contrast"]
+        loss.backward()
+
     config = Config.at("toy" if quick else "base")
     torch.manual_seed(0)
     method = Method(config).train()
@@ -35,7 +42,7 @@ def shares(*, quick: bool, count: int) -> dict[str, float]:
     lengths = []
     for n in [0, *range(method.draws)]:  # the first is not counted
         order = torch.full_like(batch.patch_order, (n + 0.5) / method.draws)
-        lengths.append(clocked(lambda order=order: method(replace(batch, patch_order=order))["contrast"].backward()).cpu)
+        lengths.append(clocked(partial(volume, order)).cpu)
     taken = {"forward and backward": config.batch_size * statistics.mean(lengths[1:])}
     for name, part in optimizer.parts.items():
         part.step()
@@ -74,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, help="count padding in chunks of its training volumes, in place of timing a step")
     parser.add_argument("--quick", action="store_true", help="scale toy")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward; Muon is bf16 (default: fp32)"
+    )
     parser.add_argument("--count", type=int, default=3, help="optimiser steps, or batches of the store (default: 3)")
     options = parser.parse_args(arguments)
     if options.store:
@@ -83,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = shares(quick=options.quick, count=options.count)
+        found = shares(quick=options.quick, count=options.count, precision=options.precision)
     finally:
         torch.set_num_threads(threads)
     whole = sum(found.values())
