@@ -79,9 +79,13 @@ class Method(nn.Module):
         """Lengths that a step may have: what it costs is a mean over them."""
         return 1 if self.whole == 1 else min(self.longest, self.config.grid[2])
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.pool(self.encoder.tokens(image))
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Whole volumes, of any depth, and reports in one space, unit length."""
-        return self.pair(self.pool(self.encoder.tokens(batch.image)), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
         start, length = self.drawn(batch)
