@@ -81,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, help="count padding in chunks of its training volumes, in place of timing a step")
     parser.add_argument("--quick", action="store_true", help="scale toy")
-    parser.add_argument(
-        "--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward; Muon is bf16 (default: fp32)"
-    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward; Muon is bf16 (default: fp32)")
     parser.add_argument("--count", type=int, default=3, help="optimiser steps, or batches of the store (default: 3)")
     options = parser.parse_args(arguments)
     if options.store:
