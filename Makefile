@@ -4,6 +4,7 @@ PIP_ARGS ?=
 SCANS ?=
 TEST_ARGS ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
+SCALE ?= toy
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
@@ -44,8 +45,8 @@ figures: setup  ## the only writer of the committed figures/ (scale small, the d
 	$(if $(SCANS),$(BIN)/asapkit run notebooks/01_look_at_scan.ipynb --out demo/real --set scale=small --set store=$(CURDIR)/demo/store --set out=$(CURDIR)/demo/figures --set 'scans=$(SCANS)')
 	mkdir -p figures && cp demo/figures/[0-9][0-9]_*.png demo/figures/[0-9][0-9]_*.csv figures/
 
-notebooks: setup  ## every notebook, executed, as HTML in build/
-	$(BIN)/asapkit run $(NOTEBOOKS) --out build --set scale=small
+notebooks: setup  ## every notebook, executed, as HTML in build/ (SCALE=small: as in the demo)
+	$(BIN)/asapkit run $(NOTEBOOKS) --out build --set scale=$(SCALE)
 
 gallery: notebooks  ## build/gallery/index.html: the executed notebooks as a website that needs no network
 	$(BIN)/asapkit gallery build build/gallery

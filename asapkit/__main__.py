@@ -86,6 +86,20 @@ def _data_commands(command) -> None:
         preprocess, "volumes, organs and reports into a store", _argument("dataset", metavar="DATASET", type=Path),
         _argument("store", metavar="STORE", type=Path), _layout(), scale, workers,
         _argument("--scheduler", metavar="ADDRESS", help="an existing Dask cluster, tcp://host:port"),
+        _argument("--labels", type=Path, metavar="FILE.csv", help="labels by id in place of the dataset's own, such as asapkit label wrote"),
+    )  # fmt: skip
+    command(
+        label, "silver labels: the 18 findings read from report text",
+        _argument("data", metavar="DATA", type=Path, help="a dataset, a store, or a csv of reports"),
+        _argument("out", metavar="OUT.csv", type=Path), _layout(),
+        _argument("--labeller", default="rules", help="rules, huggingface or endpoint (default: rules)"),
+        _argument("--model", help="folder of a Hugging Face model, or what an endpoint calls its own"),
+        _argument("--url", help="of an OpenAI-compatible endpoint on this machine, http://localhost:8000/v1"),
+        _argument("--allow-remote", action="store_true", help="let reports leave this machine, to that url"),
+        _argument("--key-file", type=Path, metavar="FILE", help="holds the endpoint's key"),
+        _argument("--unmentioned", type=int, choices=(0, -1), help="label of what a report does not speak of (default: 0 by rules, -1 by models)"),
+        _argument("--cache", type=Path, metavar="DIR", help="keeps answers, so that a stopped run goes on"),
+        _argument("--workers", type=int, default=1, metavar="N", help="requests at a time (default: 1)"),
     )  # fmt: skip
     command(
         view, "open a volume in napari, in three planes, with what a run makes of it",
@@ -114,6 +128,7 @@ def _model_commands(command) -> None:
         evaluate, "score an encoder on downstream tasks", _argument("encoder", metavar="ENCODER", help="run folder, weights file or name"),
         _argument("data", metavar="DATA", type=Path, help="a store, or a folder with one store per dataset"),
         _argument("--tasks", nargs="+", default=["classify"]), _argument("--out", type=Path, help="folder for scores.csv"),
+        _argument("--prompts", metavar="SET", help="statements of the task zeroshot (default: ct-clip-v1)"),
     )  # fmt: skip
     command(parity, "ASAP in official mode beside stored outputs of the released model", _argument("folder", metavar="DIR", type=Path))
     command(
@@ -176,12 +191,30 @@ def preprocess(options) -> int:
     from asapkit.config import Config
 
     config = Config.at(options.scale)
-    report = store.write(_scans(options), options.store, config=config, workers=options.workers, scheduler=options.scheduler)
+    scans = _scans(options)
+    if options.labels:
+        from asapkit import labels
+
+        scans = labels.relabelled(scans, options.labels)
+    report = store.write(scans, options.store, config=config, workers=options.workers, scheduler=options.scheduler)
     _list((r.id, r.reason) for r in report.refused)
     print(f"{report} in {options.store}")
     if report.refused:
         return SOME_REFUSED if report.written or report.skipped else UNUSABLE
     return GOOD if report.written or report.skipped else UNUSABLE
+
+
+def label(options) -> int:
+    from asapkit import labels
+
+    key = options.key_file.read_text().strip() if options.key_file else None
+    how = {"model": options.model, "url": options.url, "key": key, "allow_remote": options.allow_remote, "unmentioned": options.unmentioned}
+    labeller = labels.labeller(options.labeller, **how)  # a wrong call is refused before anything is read
+    found = labels.label(_reports(options), labeller, cache=options.cache, workers=options.workers)
+    labels.write(found, options.out)
+    _list(found.abstained.items())
+    print(f"{found} in {options.out}")
+    return UNUSABLE if len(found.abstained) == len(found.table) else SOME_REFUSED if found.abstained else GOOD
 
 
 def pretrain(options) -> int:
@@ -206,7 +239,10 @@ def pretrain(options) -> int:
 def evaluate(options) -> int:
     from asapkit import scores
 
-    table = scores.evaluate(options.encoder, options.data, tasks=options.tasks, out=options.out)
+    if options.prompts and "zeroshot" not in options.tasks:
+        raise ValueError("--prompts needs --tasks zeroshot")
+    settings = {"zeroshot": {"prompts": options.prompts}} if options.prompts else {}
+    table = scores.evaluate(options.encoder, options.data, tasks=options.tasks, settings=settings, out=options.out)
     print(table.to_string(index=False))
     return GOOD
 
@@ -302,6 +338,19 @@ def _scans(options) -> Iterable:
     if first is None:
         raise ValueError(f"{options.dataset}: no volumes of layout {options.layout}")
     return itertools.chain([first], scans)
+
+
+def _reports(options) -> list[tuple[str, str, str]]:
+    """(id, findings, impression) of a store, a csv of reports, or a dataset, whose unusable rows are listed."""
+    from asapkit import labels
+    from asapkit.types import Scan
+
+    if options.layout != "folder" and (options.data.suffix == ".csv" or (options.data / "preprocess.json").is_file()):
+        return list(labels.reports_of(options.data))
+    options.dataset = options.data
+    scans = list(_scans(options))
+    _list((s.id, s.reason) for s in scans if not isinstance(s, Scan))
+    return [(s.id, s.findings, s.impression) for s in scans if isinstance(s, Scan)]
 
 
 def _settings(written: Iterable[str]) -> dict[str, str]:

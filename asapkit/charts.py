@@ -6,23 +6,32 @@ Those of ranks and spectra live in `ranks`, and are offered here too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from asapkit.drawing import CYCLE, GREY, INK, Picture, chart_page, encoder_colours, require, styled
 from asapkit.ranks import effective_rank, spectra
 
-__all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "probe_bars", "probe_dots", "selected_k", "spectra"]
+__all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "patient_dependence", "probe_bars", "probe_dots", "selected_k", "spectra"]
 
-LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 KINDS = dict(zip(("normal", "focal", "diffuse", "uncertain", "elsewhere"), CYCLE, strict=False))  # a kind of sentence keeps its colour
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),
     "organ_only": ("a random patch of the named organ", "s", "#E69F00"),
     "other_patient": ("same sentence, another patient's scan", "D", "#CC79A7"),
     "location_prior": ("where the finding lies in training", "^", "#009E73"),
+}
+PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}  # behind a number on a line
+LOSS_BARS = {
+    "own": ("the patient's own image", CYCLE[0]),
+    "exchanged": ("another patient's image", CYCLE[1]),
+    "positions": ("positions alone", CYCLE[2]),
 }
 
 
@@ -214,3 +223,95 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     ax.grid(axis="x")
     ax.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.08), ncols=2)
     return page
+
+
+@styled
+def patient_dependence(
+    table: pd.DataFrame, places: pd.DataFrame, *, body: np.ndarray, patch_mm: Sequence[float], title: str = "", caption: str = ""
+) -> Picture:
+    """Above: the alignment loss of each run with its own images, exchanged ones, and positions alone; how alike one sentence is between patients.
+    Below, per run, the patch that a sentence finds most similar: a dot per patient, a colour per sentence, from the front and from below.
+
+    `table`: run, measure, value, low, high (measures as `tasks.depend` names them). `places`: run, sentence, x, y, z (patches). `body` (gx, gy, gz):
+    share of the patients whose body fills a patch. A dot is set at random within its patch, so that those of one patch can be counted.
+    """
+    require(table, "run", "measure", "value", "low", "high")
+    require(places, "run", "sentence", "x", "y", "z")
+    names = list(dict.fromkeys(table.run))
+    said = list(dict.fromkeys(places.sentence))
+    key = 0.12 + 0.16 * len(said)
+    page = chart_page(10, 5.6 + key, title, caption)
+    above, below, foot = page.subfigures(3, 1, height_ratios=(2.6, 2.6, key))
+    losses, alike = above.subplots(1, 2)
+    _dependence_losses(losses, table, names)
+    _alike(alike, table, names)
+    colours = dict(zip(said, CYCLE, strict=False))
+    for name, part in zip(names, np.atleast_1d(below.subfigures(1, len(names), wspace=0.02)), strict=True):
+        one = places[places.run == name]
+        common = one.groupby("sentence")[["x", "y", "z"]].apply(lambda rows: rows.value_counts(normalize=True).max()).mean()
+        part.suptitle(f"{name}: a sentence's commonest patch is that of {common:.0%} of the patients", fontsize=8, x=0.01, ha="left")
+        for ax, (view, axes) in zip(part.subplots(1, 2), {"from the front": "xz", "from below": "xy"}.items(), strict=True):
+            _places(ax, one, axes=axes, body=body, patch_mm=patch_mm, colours=colours)
+            ax.set_title(view, fontsize=7.5)
+    handles = [Line2D([], [], marker="o", linestyle="", color=colours.get(s, GREY), markersize=4, label=shorten(s, 90)) for s in said]
+    foot.legend(handles=handles, loc="upper left", borderaxespad=0.2, handletextpad=0.4, fontsize=7)
+    return page
+
+
+def _dependence_losses(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Bars of the loss, a group per run, with the level of chance."""
+    wide = 0.8 / len(LOSS_BARS)
+    for n, (measure, (label, colour)) in enumerate(LOSS_BARS.items()):
+        value, low, high = table[table.measure == measure].set_index("run").loc[names, ["value", "low", "high"]].to_numpy(float).T
+        x = np.arange(len(names)) + (n - 1) * wide
+        ax.bar(x, value, wide * 0.9, color=colour, label=label)
+        ax.errorbar(x, value, [value - low, high - value], fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
+        for place, number, top in zip(x, value, high, strict=True):
+            ax.annotate(f"{number:.2f}", (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=6.8, bbox=PLAIN)
+    chance = table[table.measure == "chance"].set_index("run").loc[names, "value"].to_numpy(float)
+    ax.hlines(chance, np.arange(len(names)) - 0.46, np.arange(len(names)) + 0.46, color=GREY, linestyle=(0, (4, 2)), linewidth=1, label="chance")
+    ax.set_xticks(range(len(names)), names)
+    ax.tick_params(axis="x", length=0)
+    ax.set(ylabel="alignment loss, nats", ylim=(0, 1.35 * max(*chance, *table[table.measure.isin(LOSS_BARS)].high)))
+    ax.grid(axis="y")
+    ax.legend(loc="upper left", ncols=2, handlelength=1.4, columnspacing=1.2)
+
+
+def _alike(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Correlation of maps, shared patches, and what positions explain, one dot per run with its interval."""
+    rows = {"correlation": "maps correlate", "overlap": "selected patches shared", "explained": "explained by positions"}
+    colours, low, high = encoder_colours(names), [0.0], [1.0]
+    for n, name in enumerate(names):
+        one = table[table.run == name].set_index("measure").loc[list(rows)]
+        y = np.arange(len(rows))[::-1] + ((len(names) - 1) / 2 - n) * 0.24
+        ax.hlines(y, one.low, one.high, color=colours[name], linewidth=1.2)
+        ax.plot(one.value, y, "o", color=colours[name], markersize=5, label=name)
+        chance = table[(table.run == name) & (table.measure == "overlap_chance")].value
+        ax.plot(chance, y[1:2], "|", color=INK, markersize=9)
+        low, high = [*low, *one.low.dropna()], [*high, *one.high.dropna()]
+    ax.plot([], [], "|", color=INK, markersize=9, label="patches drawn at random")
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    ax.axvline(1, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
+    ax.set_yticks(np.arange(len(rows))[::-1], list(rows.values()))
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(max(-1.1, min(low) - 0.05), min(1.6, max(high) + 0.05)), ylim=(-0.5, len(rows) - 0.1))
+    ax.set_xlabel("between patients (1: the same in all of them)")
+    ax.grid(axis="x")
+    ax.legend(loc="upper center", ncols=3, handletextpad=0.4, columnspacing=1.2)
+
+
+def _places(ax: Axes, places: pd.DataFrame, *, axes: str, body: np.ndarray, patch_mm: Sequence[float], colours: Mapping[str, str]) -> None:
+    """Patches as dots over the mean body, in millimetres, the patient's right at the left."""
+    across, up = ("xyz".index(a) for a in axes)
+    wide, tall = (body.shape[a] * patch_mm[a] for a in (across, up))
+    ax.imshow(body.mean(3 - across - up).T, origin="lower", extent=(0, wide, 0, tall), cmap="Greys", vmin=0, vmax=5, interpolation="bilinear")
+    rng = np.random.default_rng(0)
+    for sentence, one in places.groupby("sentence", sort=False):
+        at = [(one[a].to_numpy() + 0.5 + rng.uniform(-0.38, 0.38, len(one))) * patch_mm["xyz".index(a)] for a in axes]
+        ax.plot(*at, "o", color=colours.get(sentence, GREY), markersize=2.8, markeredgewidth=0, alpha=0.75)
+    ax.set(xlim=(wide, 0), ylim=(0, tall), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    for x, side in ((0.02, "R"), (0.98, "L")):
+        ax.text(x, 0.98, side, transform=ax.transAxes, ha="left" if side == "R" else "right", va="top", fontsize=7, color=GREY)
+    ax.plot((wide * 0.96, wide * 0.96 - 100), (tall * 0.03, tall * 0.03), color=INK, linewidth=1.6, solid_capstyle="butt")
+    ax.text(wide * 0.96 - 50, tall * 0.045, "100 mm", ha="center", va="bottom", fontsize=6)

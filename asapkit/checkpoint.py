@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asapkit.config import Config
-from asapkit.rotary import RotaryEncoder
+from asapkit.encoders import image_encoder
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder, load_mae_blocks
+from asapkit.vit3d import load_mae_blocks
 
 
 def make_method(recipe: str, config: Config, options: dict, *, store=None, vocabulary: Tensor | None = None) -> nn.Module:
@@ -150,14 +150,20 @@ def trained_on(run: Path) -> Path | None:
 
 
 def load_method(run: Path) -> nn.Module:
-    """The trained method of a run folder, in eval mode on the CPU."""
+    """The trained method of a run folder, or the released ASAP from its file of weights; in eval mode on the CPU."""
     run = Path(run)
+    if run.is_file() and not is_run(run.parent):
+        from asapkit import released
+
+        return released.load(run)
+    run = run.parent if run.is_file() else run
     for name in ("config.json", "method.json"):
         if not (run / name).exists():
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
     config, said = settings(run)
     state = read_weights(run)
-    method = make_method(said["recipe"], config, said["options"], vocabulary=state.get("words.vocabulary"))
+    vocabulary = next((value for name, value in state.items() if name.endswith("words.vocabulary")), None)
+    method = make_method(said["recipe"], config, said["options"], vocabulary=vocabulary)
     fill(method, state, str(run))
     return method.eval()
 
@@ -195,11 +201,10 @@ def load_encoder(source: Path | str) -> nn.Module:
 
 
 def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
-    """The encoder among the tensors of a run, made as the run's config.json says; a rotary one where the tensors hold its frequencies."""
+    """The encoder among the tensors of a run, made as the run's config.json says."""
     if not (run / "config.json").exists():
         raise Refused(f"{source}: no config.json beside the weights; give a run folder that `pretrain` wrote")
-    kind = RotaryEncoder if "encoder.frequencies" in state else Encoder
-    encoder = kind(read_config(run))
+    encoder = image_encoder(read_config(run))
     fill(encoder, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, source)
     return encoder.eval()
 
@@ -216,7 +221,7 @@ def start_from(encoder: nn.Module, source: Path | str) -> str:
     if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
         encoder.load_state_dict(state)
         return f"encoder starts from {source}, whole"
-    if not isinstance(encoder, Encoder | RotaryEncoder):
+    if not hasattr(encoder, "blocks"):
         raise Refused(f"{source}: its encoder is not of the kind that this recipe trains")
     try:
         load_mae_blocks(encoder, state)
@@ -229,4 +234,4 @@ def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:
     """The untrained encoder of a configuration: the floor of every comparison."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(config).eval()
+        return image_encoder(config).eval()

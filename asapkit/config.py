@@ -15,6 +15,8 @@ import numpy as np
 
 STEMS = ("linear", "statistics")
 OPTIMISERS = ("recipe", "adamw", "muon")
+ENCODERS = ("vit", "swin", "rotary")
+ATTENDS = ("volume", "slices")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Config:
     resampler: str = "clean"
     fit: str = "crop_pad"
     # networks
+    encoder: str = "vit"  # vit (the paper) | swin (hierarchical, of MONAI's stages: for recipes that hide no patches) | rotary (sigvlp's)
+    pool: int = 1  # voxels along each axis that a vit averages before it embeds a patch (mrm: 2)
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -57,6 +61,7 @@ class Config:
     decoder_depth: int = 4
     decoder_heads: int = 16
     stem: str = "linear"  # linear (the paper) | statistics (a small network on each patch's HU histogram beside the linear embedding)
+    attend: str = "volume"  # volume (every block over all patches) | slices (most blocks within a slice of patches: recipe hlip sets it)
     residual_init: float = 1.0  # factor on the encoder's residual branches at the start; below 1 a shallow budget keeps what the stem says
     decoder_init: float = 1.0  # factor on the image decoder's residual branches and on its answer at the start: for short trainings
     position_scale: float = 1.0  # factor on the encoder's sin-cos code; the decoder, which must place what it restores, keeps it whole
@@ -103,10 +108,14 @@ class Config:
         config.require_ranges()
         if any(c % p for c, p in zip(config.crop, config.patch, strict=True)):
             raise ValueError(f"crop {config.crop} is not a multiple of patch {config.patch}")
+        if config.encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {config.encoder!r}; there are {', '.join(ENCODERS)}")
         if config.stem not in STEMS:
             raise ValueError(f"unknown stem {config.stem!r}; there are {', '.join(STEMS)}")
         if config.optimiser not in OPTIMISERS:
             raise ValueError(f"unknown optimiser {config.optimiser!r}; there are {', '.join(OPTIMISERS)}")
+        if config.attend not in ATTENDS:
+            raise ValueError(f"unknown attend {config.attend!r}; there are {', '.join(ATTENDS)}")
         if config.stem == "statistics" and min(config.patch) < 2:
             raise ValueError(f"stem 'statistics' needs patches of at least 2 voxels along each axis, not {config.patch}")
         return config
@@ -127,6 +136,8 @@ class Config:
         for name, low in (("lr", 0.0), ("hide", 0.0), ("hide_words", 0.0)):
             if not low < getattr(self, name) < (float("inf") if name == "lr" else 1.0):
                 raise ValueError(f"{name} {getattr(self, name)}: give a number above 0{'' if name == 'lr' else ' and below 1'}")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: give a whole number of at least 0")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")

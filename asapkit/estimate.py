@@ -112,13 +112,15 @@ def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int
     special = torch.zeros(volumes, words, dtype=torch.bool)
     special[:, 0] = special[:, -1] = True
     share = torch.rand(volumes, config.patches, len(ORGANS) + 3, generator=g).pow(8)
+    share = share / share.sum(-1, keepdim=True)
+    share = share.masked_fill(share < 0.25, 0.0)  # an organ lies in few patches: recipes that pool organs compute no others
     place = torch.arange(findings).expand(volumes, findings)
     return Batch(
         ids=tuple(f"example_{n}" for n in range(volumes)),
         image=torch.rand(volumes, 1, *config.crop, generator=g) * 2 - 1,
         patch_order=torch.rand(volumes, config.patches, generator=g),
         in_body=torch.ones(volumes, config.patches, dtype=torch.bool),
-        organs=(share / share.sum(-1, keepdim=True))[..., : len(ORGANS)],
+        organs=share[..., : len(ORGANS)],
         has_organs=torch.ones(volumes, dtype=torch.bool),
         labels=torch.randint(0, 2, (volumes, len(FINDINGS)), generator=g).float(),
         findings_tokens=torch.randint(1996, 29000, (volumes, findings), generator=g),
@@ -127,7 +129,7 @@ def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int
         sentence_real=torch.ones(volumes, sentences, dtype=torch.bool),
         sentence_meaning=torch.arange(volumes * sentences).reshape(volumes, sentences),
         sentence_positive=torch.ones(volumes, sentences, dtype=torch.bool),
-        sentence_organs=torch.ones(volumes, sentences, len(ORGANS), dtype=torch.bool),
+        sentence_organs=torch.eye(len(ORGANS), dtype=torch.bool)[torch.arange(sentences) % len(ORGANS)].expand(volumes, -1, -1),
         report_tokens=report,
         report_real=torch.ones(volumes, words, dtype=torch.bool),
         report_special=special,
@@ -143,8 +145,12 @@ def paper_text(method: nn.Module) -> nn.Module:
 
     bert = BertModel(BertConfig(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.25), add_pooling_layer=False)
     method.text.bert, method.text.width = bert.requires_grad_(False), bert.config.hidden_size
-    method.align_text = Projection(method.text.width, method.config.align_width)
-    method.word_text = Projection(method.text.width, method.config.word_width)
+    for module in list(method.modules()):
+        reader = dict(module.named_children()).get("text")  # what reads the text encoder is called after it
+        if isinstance(reader, Projection):
+            module.text = Projection(method.text.width, reader.dense_to_output.out_features)
+        elif isinstance(module, nn.ModuleDict) and isinstance(reader, nn.Linear):
+            module["text"] = nn.Linear(method.text.width, reader.out_features)
     return method.train()
 
 
@@ -206,7 +212,7 @@ def against(predicted: Estimate, *, volumes: int, seconds: float) -> str:
     """One line of a training that saw `volumes` in `seconds`: what its counted operations let expect, and what it took, loading included."""
     expected, reached = volumes / predicted.volumes_per_second, volumes * predicted.tflop / max(seconds, 1e-9) / predicted.gpus
     how = f"at {predicted.rate / 1e12:.3g} TFLOP/s{f', {REACHED:.0%} of the matrix products of this machine' if predicted.measured else ''}"
-    return f"{volumes} volumes in {seconds:.0f} s, {reached:.3g} TFLOP/s per device; predicted {expected:.0f} s {how}"
+    return f"{volumes} volumes in {seconds:.0f} s, start-up included, {reached:.3g} TFLOP/s per device; predicted {expected:.0f} s {how}"
 
 
 def training(

@@ -191,6 +191,17 @@ def grounding(out: Path | str, *, run: Path) -> dict:
     return json.loads(held.read_text())
 
 
+def dependence(out: Path | str, *, run: Path) -> dict:
+    """Patient dependence of one run on held-out patients: out/dependence_<run>.json; read back if there."""
+    from asapkit import checkpoint
+    from asapkit.tasks import depend
+
+    held = Path(out) / f"dependence_{run.name}.json"
+    if not held.exists():
+        write_json(held, depend.depend(checkpoint.load_method(run), stores.open(Path(out) / "store")).summary)
+    return json.loads(held.read_text())
+
+
 def experiment(out: Path | str, *, plan: Plan) -> dict:
     """Everything from the cohort to the summary, resumable at every step; writes out/summary.json and returns it."""
     out = Path(out)
@@ -199,7 +210,10 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
     data(out, plan=plan)
     folders = runs(out, plan=plan)
     _, probes = scores(out, plan=plan, folders=folders)
-    grounded = {name: grounding(out, run=folders[name]) for name in ("asap", "asap_paper") if name in folders}
+    aligned = [name for name in ("asap", "asap_paper") if name in folders]
+    grounded = {name: grounding(out, run=folders[name]) for name in aligned}
+    for name in aligned:
+        dependence(out, run=folders[name])
     keys = ("hit", "chance", "other_patient", "organ_only", "location_prior", "auroc")
     brief = {name: {key: found[key] for key in keys} | {"focal": {k: found["focal"].get(k) for k in keys}} for name, found in grounded.items()}
     result = {
@@ -263,6 +277,8 @@ def closing_table(result: dict, failures: list[str], out: Path) -> str:
     for name, key in (("asap", "grounding"), ("asap_paper", "grounding_paper")):
         if g := result[key]:
             rows.append((f"  {name}", " / ".join(f"{g[k]:.3f}" for k in ("hit", "chance", "other_patient", "organ_only", "location_prior"))))
+    lines = [(file.stem.removeprefix("dependence_"), json.loads(file.read_text())["line"]) for file in sorted(out.glob("dependence_*.json"))]
+    rows += [("does alignment look at the patient?", ""), *((f"  {name}", line) for name, line in lines)] if lines else []
     rows += [("written to", out.name + "/"), *(("failed", f) for f in failures)]
     return as_lines(rows)
 

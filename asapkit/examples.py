@@ -65,12 +65,16 @@ def sentences_of(store: Store, id: str, *, section: str = "findings") -> pd.Data
 
 
 def asked(sentence: str) -> str:
-    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but stop words."""
+    """A sentence without white space at its ends.  Raises: Refused if it is empty, or holds nothing but numbers and stop words."""
     if not any(letter.isalnum() for letter in sentence):
-        raise Refused("the sentence is empty; say what to look for, such as: a nodule in the right upper lobe")
-    if not reports.telling_words(sentence):
-        raise Refused("the sentence holds only stop words; say what to look for, such as: a nodule in the right upper lobe")
-    return sentence.strip()
+        fault = "is empty"
+    elif not any(letter.isalpha() for letter in sentence):
+        fault = "holds only numbers"
+    elif not reports.telling_words(sentence):
+        fault = "holds only stop words"
+    else:
+        return sentence.strip()
+    raise Refused(f"the sentence {fault}; say what to look for, such as: a nodule in the right upper lobe")
 
 
 def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:
@@ -166,10 +170,11 @@ def reconstruct(method, store: Store, id: str) -> dict:
         return {}
     config = method.config
     one = batch.Items(store, config, augment=False).batch([id])
-    visible = masking.visible_patches(one.patch_order, visible=config.visible, last=~one.in_body if config.hide_air_first else None)
+    visible = masking.visible_of(one, config)
     hidden = masking.hidden_patches(visible, config.patches)
+    restored = getattr(method, "restored", lambda one, seen: method.decoder(method.encoder(one.image, seen), seen)[0])
     with torch.no_grad():
-        predicted, _ = method.decoder(method.encoder(one.image, visible), visible)
+        predicted = restored(one, visible)
     target = vit3d.patchify(one.image, config.patch)
     if getattr(method, "norm_pixels", False):
         predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, top_patches
+from asapkit.dependence import tops
 from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
 from asapkit.features import fingerprint, require_contract
 from asapkit.store import Store
+from asapkit.tasks.depend import Depend
 
 KINDS = ("normal", "focal", "diffuse", "uncertain", "elsewhere")
 """Kinds of sentences, in the order in which they are read."""
@@ -124,3 +127,25 @@ def by_kind(budgets: pd.DataFrame) -> pd.DataFrame:
     counted = budgets.groupby(["kind", "k"]).size().reset_index(name="n").rename(columns={"kind": "group"})
     place = {kind: n for n, kind in enumerate(KINDS)}
     return counted.sort_values(["group", "k"], key=lambda c: c.map(place).fillna(len(KINDS)) if c.name == "group" else c).reset_index(drop=True)
+
+
+def places(found: Depend, *, grid: tuple[int, int, int], most: int = 4) -> pd.DataFrame:
+    """sentence, positive, patient, x, y, z (patches): where a sentence's most similar patch lies in each patient, for `figures.patient_dependence`.
+
+    The `most` meanings that are stated most often, half of them positive where there are others; each in the words of its first sentence.
+    """
+    view = found.view
+    often = view.meaning.bincount()[view.meaning]
+    first = {int(m): row for row, m in reversed(list(enumerate(view.meaning.tolist())))}
+    ranked = sorted(first.values(), key=lambda row: (-int(often[row]), row))
+    positive = [row for row in ranked if view.positive[row]]
+    others = [row for row in ranked if not view.positive[row]][: most - min(most // 2, len(positive))]
+    rows = positive[: most - len(others)] + others
+    patches = tops(view.some(torch.tensor(rows)))
+    made = []
+    for row, best in zip(rows, patches.numpy(), strict=True):
+        x, y, z = np.unravel_index(best, grid)
+        made.append(
+            pd.DataFrame({"sentence": found.told[row], "positive": bool(view.positive[row]), "patient": view.patient, "x": x, "y": y, "z": z})
+        )
+    return pd.concat(made, ignore_index=True)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from asapkit.charts import effective_rank, grounding_bars, history, k_extent, probe_bars, probe_dots, selected_k, spectra
+from asapkit.charts import effective_rank, grounding_bars, history, k_extent, patient_dependence, probe_bars, probe_dots, selected_k, spectra
 from asapkit.drawing import EDGE, GREY, INK, ORGANS, TRUTH, Picture, caption_inches, corner, legend, legend_inches, mosaic, save, styled, words
 from asapkit.overlays import attention, organ_proportions, patch_grid, reconstruction, sentence_map, sentence_maps
 from asapkit.planes import bits_of, ct, cuts, frame, organ_outlines, position, richest, truth_outlines, window_text
@@ -23,8 +23,8 @@ from asapkit.types import ORGANS as ORGAN_NAMES
 
 __all__ = [
     "Step", "attention", "attention_reach", "attention_sheet", "effective_rank", "gallery", "grounding_bars", "history", "k_extent",
-    "organ_proportions", "patch_grid", "pca_maps", "preprocess_steps", "probe_bars", "probe_dots", "reconstruction", "save", "scan_sheet",
-    "selected_k", "sentence_map", "sentence_maps", "sentence_patches", "slices", "spectra",
+    "organ_proportions", "patch_grid", "patient_dependence", "pca_maps", "preprocess_steps", "probe_bars", "probe_dots", "reconstruction", "save",
+    "scan_sheet", "selected_k", "sentence_map", "sentence_maps", "sentence_patches", "slices", "spectra",
 ]  # fmt: skip
 PLANES = ("axial", "coronal", "sagittal")
 GALLERY = (("axial", "lung"), ("axial", "mediastinal"), ("coronal", "lung"))  # plane and window of each row

@@ -125,14 +125,19 @@ def one_sentence_per_row(
 ) -> tuple[Int[Tensor, "L T2"], Bool[Tensor, "L T2"], Int[Tensor, "L T2"]]:
     """[CLS] sentence [SEP] rows, L = B x sentences, with what is real and the sentence index (0 on words, -1 on CLS, SEP and padding)."""
     rows = [tokens[b][sentence[b] == s] for b in range(len(tokens)) for s in range(sentences)]
-    length = max(map(len, rows), default=0) + 2
-    out, index = tokens.new_zeros(len(rows), length), tokens.new_full((len(rows), length), -1)
+    out, real = framed(rows, cls=cls, sep=sep, like=tokens)
+    return out, real, torch.where(real & (out != cls) & (out != sep), 0, -1)
+
+
+def framed(rows: list[Tensor], *, cls: int, sep: int, like: Tensor) -> tuple[Int[Tensor, "L T2"], Bool[Tensor, "L T2"]]:
+    """[CLS] tokens [SEP] rows, padded to the longest, and what is real; a row without tokens stays empty.  like: their type and device."""
+    out = like.new_zeros(len(rows), max(map(len, rows), default=0) + 2)
     real = torch.zeros_like(out, dtype=torch.bool)
     for r, row in enumerate(rows):
         if n := len(row):
             out[r, 0], out[r, 1 : n + 1], out[r, n + 1] = cls, row, sep
-            index[r, 1 : n + 1], real[r, : n + 2] = 0, True
-    return out, real, index
+            real[r, : n + 2] = True
+    return out, real
 
 
 def chosen_sentences(
@@ -188,28 +193,54 @@ class Fusion(nn.Module):
             self.out_norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(
-        self, text: Float[Tensor, "B R D"], real: Bool[Tensor, "B R"], image: Float[Tensor, "B M D"], *, global_image: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B R D"]:
+        self, text: Float[Tensor, "B R D"], real: Bool[Tensor, "B R"] | None, image: Float[Tensor, "B M D"], *,
+        global_image: Float[Tensor, "B D"] | None = None, image_real: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B R D"]:  # fmt: skip
+        """real, image_real: what may be attended to, everything where not given.   global_image: needed for the global feature alone."""
         if self.form == "paper":
-            fused = self.cross(text, image)
+            fused = self.cross(text, image, image_real)
             return self.norm(fused + global_image.unsqueeze(1) if self.use_global else fused)
         a = self.self_norm(text + self.dropout(self.self_dense(self.self_attention(text, text, real))))
-        seen = self.cross(a, image)
+        seen = self.cross(a, image, image_real)
         if self.global_feature is not None:
             seen = seen + self.global_feature(global_image).unsqueeze(1)
         b = self.norm(a + self.dropout(self.dense(seen)))
         return self.out_norm(b + self.dropout(self.down(F.gelu(self.up(b)))))
 
 
+class CoAttention(nn.Module):
+    """Text and patches that look at themselves and at one another, layer by layer: each layer is a `Fusion` either way.
+
+    Source: M3AE's multi-modal layers (methods.md E4).
+    """
+
+    def __init__(self, width: int, heads: int, *, depth: int, dropout: float = 0.1):
+        super().__init__()
+        self.text, self.image = (nn.ModuleList(Fusion(width, heads, global_feature=False, dropout=dropout) for _ in range(depth)) for _ in range(2))
+
+    def forward(
+        self, text: Float[Tensor, "B R D"], real: Bool[Tensor, "B R"], image: Float[Tensor, "B M D"], *, depth: int | None = None
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B M D"]]:
+        """Both after `depth` layers (None: all)."""
+        for to_text, to_image in zip(self.text[:depth], self.image[:depth], strict=True):
+            text, image = to_text(text, real, image), to_image(image, None, text, image_real=real)
+        return text, image
+
+
 class WordDecoder(nn.Module):
-    """BERT layers and a word head over `vocabulary`, the token ids that occur in the corpus (all ids of the tokenizer at `official`)."""
+    """BERT layers and a word head over `vocabulary`, the token ids that occur in the corpus (all ids of the tokenizer at `official`).
+
+    depth 0: the head alone.
+    """
 
     def __init__(self, width: int, *, depth: int, heads: int, vocabulary: Int[Tensor, " W"], size: int, dropout: float = 0.1):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(
-            width, heads, dim_feedforward=2 * width, dropout=dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.layers = None
+        if depth:
+            layer = nn.TransformerEncoderLayer(
+                width, heads, dim_feedforward=2 * width, dropout=dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True
+            )
+            self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.register_buffer("vocabulary", vocabulary)
         lookup = torch.full((size,), -1, dtype=torch.long)
         lookup[vocabulary] = torch.arange(len(vocabulary))
@@ -220,5 +251,5 @@ class WordDecoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B R D"], real: Bool[Tensor, "B R"], counted: Bool[Tensor, "B R"]) -> Float[Tensor, "M W"]:
         """Logits at the counted positions only."""
-        x = self.layers(x, src_key_padding_mask=~real)
+        x = x if self.layers is None else self.layers(x, src_key_padding_mask=~real)
         return self.decoder(self.norm(F.gelu(self.dense(x[counted]))))

@@ -67,12 +67,27 @@ def align_in_report(
     temperature: float = 0.07,
     pad_columns: bool = False,
     mean: str = "report",
+    worth: Float[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE between the sentences of a report and the mean of the patches that each selected, both directions summed (eq. 8, 10).
 
-    Sentences with equal `meaning` are no negatives of one another. mean="report": average within a report, then over reports that have
-    sentences; "batch": over all sentences. pad_columns: padded sentences stay as negatives, as released.
+    Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: padded sentences stay as
+    negatives, as released.
     """
+    terms = report_terms(sentence, evidence, real, meaning=meaning, temperature=temperature, pad_columns=pad_columns)
+    return sentence_mean(terms, real, mean=mean, worth=worth)
+
+
+def report_terms(
+    sentence: Float[Tensor, "B S E"],
+    evidence: Float[Tensor, "B S E"],
+    real: Bool[Tensor, "B S"],
+    *,
+    meaning: Int[Tensor, "B S"] | None = None,
+    temperature: float = 0.07,
+    pad_columns: bool = False,
+) -> Float[Tensor, "B S"]:
+    """What `align_in_report` is the mean of: one term per sentence; those of padding mean nothing."""
     logits = unit(sentence) @ unit(evidence).mT / temperature
     same = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
     blocked = torch.zeros_like(same).expand(logits.shape) if pad_columns else ~real.unsqueeze(1).expand(logits.shape)
@@ -82,8 +97,7 @@ def align_in_report(
     rows = logits.masked_fill(blocked, -math.inf)
     columns = logits.mT.masked_fill(blocked, -math.inf)
     diagonal = logits.diagonal(dim1=1, dim2=2)
-    loss = rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
-    return sentence_mean(loss, real, mean=mean)
+    return rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
 
 
 def align_over_images(
@@ -94,6 +108,11 @@ def align_over_images(
     `logits[l, b]` is the scaled cosine of sentence l with the mean of *its own best patches in image b*; `own[l]` its image. Image b is no
     negative of l if a sentence of b means the same; nor is such a sentence a negative of b. Closes the position shortcut of `align_in_report`.
     """
+    return (image_terms(logits, own, meaning) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def image_terms(logits: Float[Tensor, "L B"], own: Int[Tensor, " L"], meaning: Int[Tensor, " L"]) -> Float[Tensor, " L"]:
+    """What `align_over_images` is the mean of: one term per sentence."""
     images = logits.shape[1]
     says = F.one_hot(own, images).bool()  # (L, B) sentence l belongs to image b
     same = meaning.unsqueeze(1) == meaning.unsqueeze(0)  # (L, L)
@@ -104,15 +123,21 @@ def align_over_images(
     negatives = logits.masked_fill(stated, -math.inf).logsumexp(0)  # (B,)
     positive = logits.gather(1, own.unsqueeze(1)).squeeze(1)
     over_sentences = torch.logaddexp(positive, negatives[own])
-    return ((over_images + over_sentences - 2 * positive) * weight).sum() / weight.sum().clamp(min=1e-6)
+    return over_images + over_sentences - 2 * positive
 
 
-def sentence_mean(loss: Float[Tensor, "B S"], real: Bool[Tensor, "B S"], *, mean: str = "report") -> Float[Tensor, ""]:
-    """Mean over real sentences: within each report first, then over the reports that have any ("report"), or all at once ("batch")."""
-    loss = loss.masked_fill(~real, 0.0)
+def sentence_mean(
+    loss: Float[Tensor, "B S"], real: Bool[Tensor, "B S"], *, mean: str = "report", worth: Float[Tensor, "B S"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean over real sentences: within each report first, then over the reports that have any ("report"), or all at once ("batch").
+
+    worth: how much each sentence counts beside the others, default 1; 0 where it is not real.
+    """
+    worth = real.float() if worth is None else worth
+    loss = loss.masked_fill(~real, 0.0) * worth
     if mean == "batch":
-        return loss.sum() / real.sum().clamp(min=1)
-    per_report = loss.sum(1) / real.sum(1).clamp(min=1)
+        return loss.sum() / worth.sum().clamp(min=1e-6)
+    per_report = loss.sum(1) / worth.sum(1).clamp(min=1e-6)
     return per_report.sum() / real.any(1).sum().clamp(min=1)
 
 
@@ -128,6 +153,11 @@ def labels_bce(logits: Float[Tensor, "B F"], labels: Float[Tensor, "B F"]) -> Fl
     known = labels >= 0
     loss = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0), reduction="none")
     return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def matching(logits: Float[Tensor, " B"], matched: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Binary cross-entropy of whether an image and a report belong together, mean over pairs (M3AE's image-text matching; methods.md E4)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), matched.float())
 
 
 def contrast(logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None) -> Float[Tensor, ""]:
@@ -148,6 +178,32 @@ def contrast(logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target:
     return loss
 
 
+def alike_targets(normal: Bool[Tensor, " B"], text: Int[Tensor, " B"]) -> Float[Tensor, "B B"]:
+    """Targets of `contrast` for one organ: itself, any other normal one of a normal one, any of identical `text` are right alike; rows sum to 1.
+
+    Source: fVLM's treatment of false negatives (methods.md E9).
+    """
+    alike = torch.eye(len(normal), dtype=torch.bool, device=normal.device) | (normal[:, None] & normal) | (text[:, None] == text)
+    return alike / alike.sum(1, keepdim=True)
+
+
+def class_contrast(feature: Float[Tensor, "B E"], of: Int[Tensor, " B"], *, temperature: float = 0.07) -> Float[Tensor, ""]:
+    """Unit features of one class (`of`) against all others: -log of the share that its own class has in the sum of exponentials, itself left out.
+
+    Mean over volumes that have another of their class.
+
+    Source: Supervised contrastive learning (2004.11362), the form whose sum is inside the logarithm; ViSD-Boost's first stage (methods.md E10).
+    """
+    own = torch.eye(len(feature), dtype=torch.bool, device=feature.device)
+    mates = (of[:, None] == of) & ~own
+    scored = mates.any(1)
+    if not scored.any():
+        return feature.sum() * 0.0
+    logits = (feature @ feature.mT).float() / temperature
+    everyone = logits.masked_fill(own, -math.inf)[scored].logsumexp(1)
+    return (everyone - logits.masked_fill(~mates, -math.inf)[scored].logsumexp(1)).mean()
+
+
 def sigmoid_contrast(
     logits: Float[Tensor, "B B"], same: Bool[Tensor, "B B"], *, target: Float[Tensor, "B B"] | None = None, weight: Float[Tensor, "B B"] | None = None
 ) -> Float[Tensor, ""]:
@@ -163,3 +219,14 @@ def sigmoid_contrast(
     loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
     counted = (~same | own).float() * (1.0 if weight is None else weight.float())
     return (loss * counted).sum() / len(logits)
+
+
+def agreement(
+    first: tuple[Float[Tensor, "*L E"], Float[Tensor, "*L E"]], second: tuple[Float[Tensor, "*L E"], Float[Tensor, "*L E"]]
+) -> Float[Tensor, "*L"]:
+    """-(cos(p_a, z_b) + cos(p_b, z_a)) / 2 of two views (p, z), each: -1 where each predicts the other. What is predicted, z, has no gradient.
+
+    Source: PCRLv2 (2301.00772), as methods.md E2 gives it; SimSiam (2011.10566).
+    """
+    (predicted_a, feature_a), (predicted_b, feature_b) = first, second
+    return -(cosine(predicted_a, feature_b.detach()) + cosine(predicted_b, feature_a.detach())) / 2

@@ -50,10 +50,20 @@ class Pair(nn.Module):
 
     def joined(self, volume: Float[Tensor, "B D"], text: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """The same for a text feature that is at hand."""
-        both = self.volume(volume), self.report(text)
-        return tuple(objectives.unit(x) for x in both) if self.normalise else tuple(x.float() for x in both)
+        return self.embed_volume(volume), self._placed(self.report(text))
 
-    def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
+    def embed_volume(self, volume: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """Volumes in the shared space, no text beside them."""
+        return self._placed(self.volume(volume))
+
+    def embed_text(self, tokens: Int[Tensor, "L R"], real: Bool[Tensor, "L R"]) -> Float[Tensor, "L E"]:
+        """Texts in the shared space, no volumes beside them."""
+        return self._placed(self.report(self.text(tokens, real)[:, 0]))
+
+    def _placed(self, x: Tensor) -> Tensor:
+        return objectives.unit(x) if self.normalise else x.float()
+
+    def logits(self, volume: Float[Tensor, "B E"], report: Float[Tensor, "L E"]) -> Float[Tensor, "B L"]:
         """Every volume (row) with every report (column)."""
         products = volume @ report.mT
         if self.scale is not None:
@@ -85,6 +95,17 @@ def same_report(tokens: Int[Tensor, "B R"], real: Bool[Tensor, "B R"], *, gather
     """Which volumes of the (joined) batch share a report: reconstructions of one study do, and must not be negatives of one another."""
     key = gather(report_key(tokens, real))
     return key[:, None] == key[None]
+
+
+def shown_reports(key: Int[Tensor, " B"], joined: Int[Tensor, " G"], exchanged: Bool[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+    """Which report of the joined batch each volume is shown with, and whether it is its own.
+
+    A volume that is `exchanged` gets the next other report in the order of the keys, round the batch; its own where there is no other. By keys
+    alone, so that every rank agrees, and a volume of the same report is never a mismatch.
+    """
+    ordered, row = joined.sort()
+    at = torch.where(exchanged, torch.searchsorted(ordered, key, right=True) % len(ordered), torch.searchsorted(ordered, key))
+    return row[at], ordered[at] == key
 
 
 def moments(share: Float[Tensor, "B N"], centres: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3 3"]]:

@@ -32,13 +32,6 @@ LOSS_NAMES = ("reconstruct", "organs", "words", "align")
 """In the order of the stored losses."""
 
 
-WIDTHS = {
-    "width": "patch_embed.proj.weight", "decoder_width": "decoder_embed.weight", "align_width": "finding_align_img_mlp.dense_to_output.weight",
-    "word_width": "bert_mlp.weight",
-}  # fmt: skip
-"""Which tensor's first axis gives a width of the configuration."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One compared array: largest absolute error over the array's largest magnitude (integers: share of differing values), and what is allowed."""
@@ -67,11 +60,11 @@ def compare(folder: Path | str) -> list[Row]:
         batch = make_batch(inputs, outputs, patch=method.encoder.patch)
         visible = torch.from_numpy(outputs["ids_keep"]).long()
         method.visible = lambda _batch: visible  # in the released order
-        method.masked_report = lambda _batch: torch.from_numpy(inputs["masked_ids"]).long()
+        method.report.blanks.shown = lambda _batch: torch.from_numpy(inputs["masked_ids"]).long()
         rows += forward_rows(method, batch, inputs, outputs)
         rows += loss_rows(method, batch, outputs["lowtie_losses"], prefix="lowtie_")
         chosen = stored_selection(outputs)
-        method.select = lambda *_args, **_kwargs: chosen
+        method.alignment.select = lambda *_args, **_kwargs: chosen
         rows += loss_rows(method, batch, outputs["losses"])
     rows += gradient_rows(method, batch, norms)
     return rows
@@ -127,7 +120,7 @@ def build(manifest: Arrays, inputs: Mapping, outputs: Mapping) -> asap.Method:
     if odd := [f"{k} {tuple(v.shape)} beside {tuple(own[k].shape)}" for k, v in ours.items() if k in own and v.shape != own[k].shape]:
         raise Refused(f"{manifest.file}: tensors of other shapes than the released model's: {', '.join(odd[:3])}")
     result = method.load_state_dict(ours, strict=False)
-    left = [name for name in result.missing_keys if name not in ("words.vocabulary",)]
+    left = [name for name in result.missing_keys if name not in ("report.words.vocabulary",)]
     if left or result.unexpected_keys:
         raise Refused(f"not filled: {', '.join(left) or 'nothing'}; without a place: {', '.join(result.unexpected_keys) or 'nothing'}")
     return method.eval()
@@ -139,16 +132,11 @@ def stored_config(shapes: Mapping, inputs: Mapping, outputs: Mapping) -> Config:
     crop = inputs["image"].shape[2:]
     patches = int(np.prod([c // p for c, p in zip(crop, patch, strict=True)]))
     return Config.at(
-        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=blocks(shapes, "blocks"),
-        decoder_depth=blocks(shapes, "decoder_blocks"), word_depth=blocks(shapes, "bert_decoder.bert.encoder.layer"),
+        "base", crop=crop, patch=patch, hide=1 - outputs["ids_keep"].shape[1] / patches, depth=released.blocks(shapes, "blocks"),
+        decoder_depth=released.blocks(shapes, "decoder_blocks"), word_depth=released.blocks(shapes, "bert_decoder.bert.encoder.layer"),
         max_tokens=inputs["ids"].shape[1],
-        **{name: shapes[tensor][0] for name, tensor in WIDTHS.items()},
+        **{name: shapes[tensor][0] for name, tensor in released.WIDTHS.items()},
     )  # fmt: skip
-
-
-def blocks(shapes: Mapping, prefix: str) -> int:
-    """How many numbered modules there are under a prefix."""
-    return 1 + max(int(name[len(prefix) + 1 :].split(".")[0]) for name in shapes if name.startswith(prefix + "."))
 
 
 def write_text_encoder(folder: Path, shapes: Mapping) -> None:
@@ -161,7 +149,7 @@ def write_text_encoder(folder: Path, shapes: Mapping) -> None:
         BertConfig(
             vocab_size=size,
             hidden_size=width,
-            num_hidden_layers=blocks(shapes, root + "encoder.layer"),
+            num_hidden_layers=released.blocks(shapes, root + "encoder.layer"),
             num_attention_heads=12,
             intermediate_size=shapes[root + "encoder.layer.0.intermediate.dense.weight"][0],
             max_position_embeddings=shapes[root + "embeddings.position_embeddings.weight"][0],
@@ -254,12 +242,12 @@ def forward_rows(method: asap.Method, batch: Batch, inputs: Mapping, outputs: Ma
     yield row("recon_slice", predicted[..., : outputs["recon_slice"].shape[-1]], outputs["recon_slice"])
 
     words = method.text(batch.findings_tokens, batch.findings_real)
-    masked = method.text(method.masked_report(batch), batch.report_real)
-    patches = method.align_image(latent[:, 1:])
-    sentence = method.sentences(batch.findings_tokens, batch.findings_real, batch.findings_sentence, batch.sentence_real.shape[1])
+    masked = method.text(method.report.blanks.shown(batch), batch.report_real)
+    patches = method.alignment.image(latent[:, 1:])
+    sentence = method.alignment.sentences(method.text, batch)
     yield row("finding_token_features", words, outputs["finding_token_features"])
     yield row("report_token_features", masked, outputs["report_token_features"])
-    yield row("projected_finding_token_features", method.align_text(words)[:, 1:], outputs["projected_finding_token_features"])
+    yield row("projected_finding_token_features", method.alignment.text(words)[:, 1:], outputs["projected_finding_token_features"])
     yield row("projected_image_features", patches, outputs["projected_image_features"])
     yield row("sentence_features", sentence, outputs["sentence_features"])
     yield from selection_rows(method, batch, outputs, sentence=sentence, patches=patches)
@@ -267,38 +255,39 @@ def forward_rows(method: asap.Method, batch: Batch, inputs: Mapping, outputs: Ma
 
 
 def selection_rows(method: asap.Method, batch: Batch, outputs: Mapping, *, sentence: Tensor, patches: Tensor) -> Iterator[Row]:
-    mixture = method.selector(sentence)
+    alignment, selector = method.alignment, method.alignment.selector
+    mixture = selector(sentence)
     similarity = objectives.unit(sentence) @ objectives.unit(patches).mT
-    weights = method.select(sentence, patches, mixture=mixture, gate=None)
+    weights = alignment.select(sentence, patches, mixture=mixture, gate=None)
     yield row("sentence_count", batch.sentence_real.sum(1), outputs["sentence_count"])
-    yield row("k_logit", sentence @ method.selector.projection + method.selector.bias, outputs["k_logit"])
-    yield row("k", method.selector.budget(mixture).round().long(), outputs["k"])
+    yield row("k_logit", sentence @ selector.projection + selector.bias, outputs["k_logit"])
+    yield row("k", selector.budget(mixture).round().long(), outputs["k"])
     yield row("similarity", similarity, outputs["similarity"])
     real = batch.sentence_real & torch.from_numpy(outputs["selection_gap"] > 1e-6)  # a tie is nobody's fault
     yield row("selected_visible (real sentences)", (weights > 0)[real].long(), members(outputs["selected_visible"], patches.shape[1])[real].numpy())
     grid = torch.zeros(*weights.shape[:2], method.config.patches).scatter(2, method.visible(batch)[:, None].expand_as(weights), weights)
     yield row("selected_grid (real sentences)", (grid > 0)[real].long(), members(outputs["selected_grid"], grid.shape[2])[real].numpy())
     ranked = similarity.sort(dim=-1, descending=True).values
-    k = method.selector.budget(mixture).round().long().unsqueeze(-1)
+    k = selector.budget(mixture).round().long().unsqueeze(-1)
     gap = ranked.gather(-1, k - 1) - ranked.gather(-1, k.clamp(max=ranked.shape[-1] - 1))
     yield Row("selection_gap", float(np.abs(gap.squeeze(-1).double().numpy() - outputs["selection_gap"]).max()), FLOATS)
     for prefix, chosen in (("lowtie_", weights), ("", stored_selection(outputs))):
         evidence = chosen @ patches
         yield row(f"{prefix}sentence_visual_features", evidence, outputs[f"{prefix}sentence_visual_features"])
-        logits = objectives.unit(sentence) @ objectives.unit(evidence).mT / method.temperature
+        logits = objectives.unit(sentence) @ objectives.unit(evidence).mT / alignment.temperature
         yield row(f"{prefix}align_logits", logits, outputs[f"{prefix}align_logits"])
         token = method.similarity_token(batch, patches, patches, weights=chosen)[:, 0]
         yield row(f"{prefix}f_sim", token, outputs[f"{prefix}f_sim"])
 
 
 def word_rows(method: asap.Method, batch: Batch, stored: Mapping, *, masked: Tensor, latent: Tensor, patches: Tensor) -> Iterator[Row]:
-    keys = method.word_image(latent[:, 1:])
+    report, keys = method.report, method.report.keys(latent)
     whole = keys.mean(1)
     yield row("gap_token", whole, stored["gap_token"])
     token = method.similarity_token(batch, keys, patches, weights=stored_selection(stored))
-    fused = method.fusion(method.word_text(masked), batch.report_real, torch.cat([token, keys], dim=1), global_image=whole)
+    fused = report.fusion(report.text(masked), batch.report_real, torch.cat([token, keys], dim=1), global_image=whole)
     yield row("fused_text_features", fused, stored["fused_text_features"])
-    logits = method.words(fused, batch.report_real, torch.ones_like(batch.report_real)).view(*batch.report_real.shape, -1)
+    logits = report.words(fused, batch.report_real, torch.ones_like(batch.report_real)).view(*batch.report_real.shape, -1)
     yield row("mlm_logits_slice", logits[..., torch.from_numpy(stored["mlm_vocab_columns"]).long()], stored["mlm_logits_slice"])
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.report_tokens.flatten(), reduction="none").view_as(batch.report_tokens)
     yield row("mlm_token_loss", loss, stored["mlm_token_loss"])

@@ -20,9 +20,12 @@ from asapkit import checkpoint, status
 from asapkit.types import Refused
 
 MARKS = ("method.json", "state.pt", "history.csv", status.FILE)
-LOSSES = ("reconstruct", "organs", "align", "words", "contrast", "labels")
+LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 LAST = 0.05  # share of the steps over which a last loss is the mean
-SCORES = {"probe": "macro AUROC of linear probes", "hit": "share of sentences whose highest patch lies in the truth"}
+SCORES = {
+    "probe": "macro AUROC of linear probes", "hit": "share of sentences whose highest patch lies in the truth",
+    "rise": "rise of the alignment loss when images are exchanged across reports",
+}  # fmt: skip
 ABSENT = object()
 COST = ("seconds", "seconds_per_step", "memory_mb", "gpu_memory_mb")
 PATHS = ("init", "store")  # settings that are paths: told by their ends
@@ -214,7 +217,7 @@ def _logged_pace(run: Path) -> float:
 def scores(run: Path, notes: list[str] | None = None) -> dict[str, tuple[float, float, float]]:
     """Scores of a run with their intervals, from the files in it, beside it, or, where its folder is called runs, beside that folder.
 
-    `SCORES` says what they are: probes.json and grounding_<run>.json as `evidence` writes them, else a scores.csv, else a summary.json.
+    `SCORES` says what they are: probes.json, grounding_<run>.json, dependence_<run>.json as `evidence` writes them, or scores.csv, or summary.json.
     """
     found: dict[str, tuple[float, float, float]] = {}
     notes = [] if notes is None else notes
@@ -232,10 +235,14 @@ def scores(run: Path, notes: list[str] | None = None) -> dict[str, tuple[float, 
             notes.append(f"{file}: no number stands for `{score}`")
 
     for place in [run, run.parent, *([run.parent.parent] if run.parent.name == "runs" else [])]:
-        probes, grounded, summary = (_json(place / f, notes) for f in ("probes.json", f"grounding_{run.name}.json", "summary.json"))
+        told = ("probes.json", f"grounding_{run.name}.json", f"dependence_{run.name}.json", "summary.json")
+        probes, grounded, depends, summary = (_json(place / f, notes) for f in told)
         add("probe", _at(probes, "probe_macro_auroc", run.name), "probes.json")
         add("hit", _at(grounded, "intervals", "hit"), f"grounding_{run.name}.json")
         add("hit", _at(grounded, "hit"), f"grounding_{run.name}.json")
+        add("rise", _at(depends, "rise"), f"dependence_{run.name}.json")
+        for row in _rise_rows(_csv(place / "scores.csv"), run.name, alone=place == run):
+            add("rise", row, "scores.csv")
         for row in _macro_rows(_csv(place / "scores.csv"), run.name, alone=place == run):
             score, column = ("hit", "hit") if "hit" in row else ("probe", "auroc")
             add(score, {"value": row[column], "low": row.get("low"), "high": row.get("high")} if column in row else ABSENT, "scores.csv")
@@ -261,6 +268,13 @@ def _macro_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
         share = pd.to_numeric(rows["share"], errors="coerce")
         rows = rows[rows["share"].isna() | (share == share.max())]
     return [row.dropna().to_dict() for _, row in rows.iterrows()]
+
+
+def _rise_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
+    """The rise that the task `depend` wrote."""
+    if not {"encoder", "measure"} <= set(table):
+        return []
+    return table[(table["measure"] == "rise") & ((table["encoder"] == name) | alone)].to_dict("records")
 
 
 def _json(file: Path, notes: list[str]) -> dict:

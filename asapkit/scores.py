@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -17,12 +17,13 @@ UNTRAINED = "random"
 
 
 def evaluate(
-    encoder: str | Path, data: str | Path, *, tasks: Iterable[str] = ("classify",), out: str | Path | None = None, device: str = "cpu"
-) -> pd.DataFrame:
+    encoder: str | Path, data: str | Path, *, tasks: Iterable[str] = ("classify",), settings: Mapping[str, Mapping] | None = None,
+    out: str | Path | None = None, device: str = "cpu",
+) -> pd.DataFrame:  # fmt: skip
     """Scores of `encoder` (a run folder, a weights file, or "random") on `data` (a store, or a folder with one store per dataset).
 
     Returns the tasks' own records with the columns task, dataset and encoder before them; written to out/scores.csv too where `out` is given,
-    and features are then kept in out/features.
+    and features are then kept in out/features. settings: task -> further arguments of its `fit`.
 
     Raises: ValueError for an unknown task; Refused for an encoder or data that cannot be read, or that were made under different contracts.
     """
@@ -34,7 +35,7 @@ def evaluate(
         networks = {needs: _network(encoder, store, needs=needs) for needs in dict.fromkeys(module.NEEDS for module in modules.values())}
         for name, module in modules.items():
             network = networks[module.NEEDS]
-            head = module.fit(network, store, device=device, cache=cache)
+            head = module.fit(network, store, device=device, cache=cache, **(settings or {}).get(name, {}))
             records = module.score(network, head, store, device=device, cache=cache)
             for place, (column, value) in enumerate({"task": name, "dataset": store.root.name, "encoder": Path(encoder).name}.items()):
                 records.insert(place, column, value)
@@ -70,14 +71,14 @@ def _stores(data: Path) -> Iterator[Store]:
 
 
 def _network(encoder: str | Path, store: Store, *, needs: str):
-    """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained."""
+    """What a task's `NEEDS` names: the "encoder", or the whole "method" that a run trained, or that was released."""
     from asapkit import checkpoint
 
     if str(encoder) != UNTRAINED and not Path(encoder).exists():
         raise Refused(f"{encoder}: no such run folder or weights file, and no known name ({UNTRAINED})")
     if needs == "method":
-        if str(encoder) == UNTRAINED or not Path(encoder).is_dir():
-            raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder")
+        if str(encoder) == UNTRAINED:
+            raise Refused(f"{encoder}: this task needs the whole trained method; give a run folder, or the released ASAP's file of weights")
         return checkpoint.load_method(Path(encoder))
     if str(encoder) == UNTRAINED:
         contract = store.contract

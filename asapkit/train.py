@@ -31,7 +31,7 @@ from asapkit.features import training_rows
 from asapkit.optimisers import make_optimizer
 from asapkit.status import recorded
 from asapkit.store import Store
-from asapkit.types import Batch, Refused
+from asapkit.types import FINDINGS, Batch, Refused
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def pretrain(
     options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   loaders: processes that read volumes.
     init: run folder, or weights file of ours or of another method, whose encoder is the start (`checkpoint.start_from`).
     resume: go on from the last checkpoint, bit for bit on CPU.
-    Raises: Refused for a store of another contract, a run folder that holds another configuration, or a loss that is not finite (naming the volumes).
+    Raises: Refused for a store of another contract or without what the recipe learns from, a run folder that holds another configuration, or a
+        loss that is not finite (naming the volumes).
     """
     run = Path(run)
     accelerator = make_accelerator(config, device=device)
@@ -56,10 +57,10 @@ def pretrain(
     weights = module.WEIGHTS | (weights or {})
     items = Items(store, config)
     ids = training_ids(store) if ids is None else list(ids)
-    if not ids:
-        raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
     torch.manual_seed(config.seed)
     method = checkpoint.make_method(recipe, config, options or {}, store=store).to(accelerator.device)
+    require_volumes(store, ids, method, recipe=recipe)
+    config = getattr(method, "config", config)  # a recipe may settle what its encoder is: config.json must make it again
     if init is not None and not (resume and (run / "state.pt").exists()):  # a checkpoint holds every weight
         log.info(checkpoint.start_from(method.encoder, init))
     method.gather = partial(gather, accelerator=accelerator)
@@ -97,6 +98,23 @@ def pretrain(
         tracker.close()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
+
+
+SUPERVISION = {
+    "organs": ("organ masks", lambda table: table["has_organs"].any(), "give organs to preprocess"),
+    "labels": ("labels of findings", lambda table: (table[list(FINDINGS)] >= 0).any(axis=None), "give the labels to preprocess"),
+}
+"""What a method's `needs` may name: its words, whether a table of volumes has it for any of them, how to get it."""
+
+
+def require_volumes(store: Store, ids: list[str], method: nn.Module, *, recipe: str) -> None:
+    """Raises: Refused where there is no volume to train on, or none of them has what the method learns from (`needs`)."""
+    if not ids:
+        raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
+    for need in getattr(method, "needs", ()):
+        words, there, get = SUPERVISION[need]
+        if not there(store.table.loc[ids]):
+            raise Refused(f"recipe {recipe} needs {words}; {store.root} has none for any training volume: {get} (README, your own data)")
 
 
 def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> list[dict]:

@@ -20,9 +20,18 @@ def answer(table: pd.DataFrame) -> str:
     else:
         said.append(f"{'Its' if one else 'Their'} training time is not recorded.")
     said.append(_best(table, one=one))
+    said += _dependence(table)
     for name, row in table[table["state"].isin(["crashed", "damaged"])].iterrows():
         said.append(f"`{name}` {'crashed' if row['state'] == 'crashed' else 'is damaged'}: {row['reason'].rstrip('.') or 'it does not say why'}.")
     return " ".join(said)
+
+
+def _dependence(table: pd.DataFrame) -> list[str]:
+    """Whether the alignment looks at the patient, a sentence for every run of which that was measured."""
+    measured = table.dropna(subset=["rise", "rise_low", "rise_high"]) if "rise" in table else table.head(0)
+    verdict = {True: "it looks at the patient", False: "no sign that it looks at the patient"}
+    rises = [(r.Index, f"{r.rise:.2f} ({r.rise_low:.2f} to {r.rise_high:.2f})", verdict[r.rise_low > 0]) for r in measured.itertuples()]
+    return [f"`{name}`: its alignment loss rises by {rise} when images are exchanged: {sees}." for name, rise, sees in rises]
 
 
 def _best(table: pd.DataFrame, *, one: bool) -> str:

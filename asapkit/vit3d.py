@@ -5,7 +5,7 @@ Source: ASAP (arXiv 2606.00602) section 3.1 and 4.1; He et al., Masked Autoencod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asapkit.config import Config
+from asapkit.slices import apart, in_turn, looks, slices_by_block, together
 from asapkit.stem import StatisticsStem
 
 Turning = Callable[[Tensor, Tensor | None], Tensor]
@@ -133,22 +134,35 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """ViT over CT patches with a class token and fixed positions; hidden patches are never computed.
 
-    `tokens` and `hidden` are what the rest of the house asks of every encoder.
+    `tokens` and `hidden` are what the rest of the house asks of every encoder. With `config.attend` "slices" most blocks attend within a slice of
+    patches (one layer of the grid along z) and its copy of the class token.
+    `config.pool` voxels along each axis are averaged before a patch is embedded; the image that comes in, the patch and the grid stay the same.
+
+    Raises: ValueError for a configuration that names another encoder, a patch that is no multiple of `pool`, or one too small for its stem then.
     """
 
     def __init__(self, config: Config):
+        if config.encoder != "vit":
+            raise ValueError(f"encoder {config.encoder!r}: this recipe leaves patches out, which only 'vit' can; set encoder=vit")
         super().__init__()
-        self.config = config
+        self.config, pool = config, config.pool
         self.grid, self.patch, self.width, self.contract = (
             config.grid,
             config.patch,
             config.width,
             config.contract,
         )
-        self.embed = nn.Linear(prod(config.patch), config.width)
-        self.stem = StatisticsStem(patch=config.patch, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
+        self.embedded = tuple(p // pool for p in config.patch)  # voxels of a patch after averaging
+        least = pool * (2 if config.stem == "statistics" else 1)
+        if any(p % pool for p in config.patch) or min(config.patch) < least:
+            raise ValueError(
+                f"patch {config.patch}: give multiples of {pool}, of at least {least}: the encoder averages {pool} voxels along each axis"
+            )
+        self.embed = nn.Linear(prod(self.embedded), config.width)
+        self.stem = StatisticsStem(patch=self.embedded, width=config.width, window_hu=config.window_hu) if config.stem == "statistics" else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.slices = slices_by_block(config.depth, config.grid[2]) if config.attend == "slices" else (1,) * config.depth
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.register_buffer(
             "positions",
@@ -165,12 +179,18 @@ class Encoder(nn.Module):
         image: Float[Tensor, "B 1 X Y Z"],
         visible: Int[Tensor, "B V"] | None = None,
     ) -> Float[Tensor, "B V D"]:
-        """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all."""
+        """Patch-local embedding with positions, before any attention; of the `visible` patches only, or of all.
+
+        Raises: ValueError for blocks within slices and visible patches that do not take the slices in turn.
+        """
+        if visible is not None and max(self.slices) > 1 and not in_turn(visible, self.config.grid[2]):
+            raise ValueError("attend 'slices' needs as many visible patches in every slice (masking.visible_in_slices); attend 'volume' takes any")
         positions = self.positions.expand(len(image), -1, -1)
+        image = image if self.config.pool == 1 else F.avg_pool3d(image, self.config.pool)
         if visible is None:
-            patches = patchify(image, self.patch)
+            patches = patchify(image, self.embedded)
         else:
-            patches, positions = patches_at(image, self.patch, visible), take(positions, visible)
+            patches, positions = patches_at(image, self.embedded, visible), take(positions, visible)
         x = self.embed(patches)
         return positions + (x if self.stem is None else x + self.stem(patches))
 
@@ -192,10 +212,17 @@ class Encoder(nn.Module):
 
     def deepen(self, x: Float[Tensor, "B V D"]) -> list[Tensor]:
         """Stem tokens through the blocks: what `layers` gives."""
-        states = [torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states
+        return [together(rows, slices) for rows, slices in self.steps(x)]
+
+    def steps(self, x: Float[Tensor, "B V D"]) -> Iterator[tuple[Float[Tensor, "S m D"], int]]:
+        """What each block is given, and at the end what the last one gives: rows of one slice each, and how many slices (1: whole volumes)."""
+        x, parted = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1), 1
+        for block, slices in zip(self.blocks, self.slices, strict=True):
+            if slices != parted:
+                x, parted = apart(together(x, parted), slices), slices
+            yield x, slices
+            x = block(x)
+        yield x, parted
 
     def tokens(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N D"]:
         """Patch tokens of the last block after the final norm, nothing hidden."""
@@ -204,7 +231,10 @@ class Encoder(nn.Module):
     def attention_outputs(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N D"]]:
         """What each attention module adds to the patch tokens, after its projection and before the residual (for effective ranks)."""
         outputs: list[Tensor] = []
-        hooks = [block.attn.register_forward_hook(lambda _m, _x, y: outputs.append(y[:, 1:])) for block in self.blocks]
+        hooks = [
+            block.attn.register_forward_hook(lambda _m, _x, y, slices=slices: outputs.append(together(y, slices)[:, 1:]))
+            for block, slices in zip(self.blocks, self.slices, strict=True)
+        ]
         try:
             self.layers(image)
         finally:
@@ -215,16 +245,19 @@ class Encoder(nn.Module):
     def attention(self, image: Float[Tensor, "B 1 X Y Z"], *, patches: Sequence[int]) -> Float[Tensor, "B L H Q N"]:
         """How much each of `patches` looks at every patch, by block and head, nothing hidden: one pass for all of them.
 
-        Softmax over the class token and all patches, the class token's share left out: sums to at most 1.
+        Softmax over the class token and all patches, the class token's share left out: sums to at most 1. Blocks within slices look at no other.
 
         Raises: IndexError for a patch that is not there.
         """
         if strange := [p for p in patches if not 0 <= p < len(self.positions)]:
             raise IndexError(f"patch {strange[0]}: there are {len(self.positions)}, from 0")
-        rows, found = torch.tensor(patches, device=image.device) + 1, []  # the class token is row 0
-        for block, x in zip(self.blocks, self.layers(image), strict=False):
+        asked, found = torch.tensor(patches, device=image.device), []
+        for block, (x, slices) in zip(self.blocks, self.steps(self.stem_tokens(image)), strict=False):
             q, k, _ = rearrange(block.attn.qkv(block.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=block.attn.heads)
-            scores = q[:, :, rows] @ k.mT / q.shape[-1] ** 0.5
+            if slices > 1:
+                found.append(looks(q, k, asked, slices=slices))
+                continue
+            scores = q[:, :, asked + 1] @ k.mT / q.shape[-1] ** 0.5  # the class token is row 0
             found.append(scores.softmax(-1)[..., 1:])
         return torch.stack(found, dim=1)
 
@@ -237,12 +270,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Image decoder over visible tokens and mask tokens; also gives the token state after each block (AKI reads the second).
 
-    Source: ASAP section 3.1; released model: 4 blocks, 16 heads.
+    width: of the tokens that it reads, the encoder's unless given.   Source: ASAP section 3.1; released model: 4 blocks, 16 heads.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, width: int | None = None):
         super().__init__()
-        self.embed = nn.Linear(config.width, config.decoder_width)
+        self.embed = nn.Linear(width or config.width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
         self.blocks = nn.ModuleList(Block(config.decoder_width, config.decoder_heads) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(config.decoder_width, eps=1e-6)
@@ -259,6 +292,13 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.pred.weight.mul_(config.decoder_init)
 
+    def placed(self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"]) -> Float[Tensor, "B _ E"]:
+        """What the first block gets: the class token, then every patch at its position, a mask token where it is hidden."""
+        x = self.embed(latent)
+        full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
+        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
+        return torch.cat([x[:, :1], full + self.positions], dim=1)
+
     def forward(
         self, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"], *, only: Int[Tensor, "B H"] | None = None
     ) -> tuple[Float[Tensor, "B _ P"], list[Tensor]]:
@@ -266,11 +306,7 @@ class Decoder(nn.Module):
 
         only: predict these patches alone; the last block works for no others, and the last state holds no others.
         """
-        x = self.embed(latent)
-        full = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
-        full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[-1]), x[:, 1:])
-        x = torch.cat([x[:, :1], full + self.positions], dim=1)
-        states = []
+        x, states = self.placed(latent, visible), []
         for block in self.blocks[:-1]:
             x = block(x)
             states.append(x[:, 1:])

@@ -216,7 +216,7 @@ def execute(notebook: Path, output: Path, *, settings: Mapping[str, Any], progre
     class ThisInterpreter(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]  # not a warning per kernel
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     papermill.execute_notebook(

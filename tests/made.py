@@ -7,7 +7,7 @@ from asapkit.types import FINDINGS, ORGANS, Batch
 
 
 def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: int = 0) -> Batch:
-    """Distinct sentences of five tokens each; nothing is padded."""
+    """Distinct sentences of five tokens each; nothing is padded. No sentence of the first volume names the esophagus."""
     g = torch.Generator().manual_seed(seed)
     tokens, report = 1 + 5 * sentences, 2 + 6 * sentences
     order = torch.arange(tokens).expand(volumes, tokens)
@@ -18,7 +18,7 @@ def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: in
     words[:, 0] = 101
     whole = torch.randint(1996, 2600, (volumes, report), generator=g)
     whole[:, 0], whole[:, -1] = 101, 102
-    return Batch(
+    batch = Batch(
         ids=tuple(f"made_{seed}_{n}" for n in range(volumes)),
         image=torch.rand(volumes, 1, *config.crop, generator=g) * 2 - 1,
         patch_order=torch.rand(volumes, config.patches, generator=g),
@@ -38,3 +38,5 @@ def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: in
         report_special=special,
         report_order=torch.rand(volumes, report, generator=g),
     )
+    batch.sentence_organs[0, :, ORGANS.index("esophagus")] = False  # hence normal there
+    return batch

@@ -68,8 +68,8 @@ def test_the_gradients_agree_too(models):
     for one, other in (
         (there.patch_embed["proj"].weight.grad.flatten(1), here.encoder.embed.weight.grad),
         (there.decoder_blocks[-1].attn["qkv"].weight.grad, here.decoder.blocks[-1].attn.qkv.weight.grad),
-        (there.align_text_mlp.dense_to_hidden.weight.grad, here.align_text.dense_to_hidden.weight.grad),
-        (there.bert_decoder.cls["predictions"].decoder.weight.grad, here.words.decoder.weight.grad),
+        (there.align_text_mlp.dense_to_hidden.weight.grad, here.alignment.text.dense_to_hidden.weight.grad),
+        (there.bert_decoder.cls["predictions"].decoder.weight.grad, here.report.words.decoder.weight.grad),
     ):
         assert (one - other).norm() <= 1e-4 * one.norm()
     reference.zero_grad(), official.zero_grad()

@@ -32,6 +32,7 @@ def test_the_summary_has_the_asked_form(done):
     assert {"encoder", "share", "finding", "auroc"} <= set(pd.read_csv(out / "scores.csv"))
     table = evidence.closing_table(result, [], out)
     assert "asap-random" in table and "location prior" in table
+    assert table.count("patient dependence: ") == 2, "a line for each run that aligns"
 
 
 @pytest.mark.slow

@@ -362,7 +362,7 @@ def test_an_unknown_volume_is_named_inside_the_widgets(store, method):
 
 @pytest.mark.parametrize(
     ("empty", "why"),
-    [("There is no", "only stop words"), ("... -- ?!", "is empty"), ("of the, and with.", "only stop words"), ("12 3.5", "only stop words")],
+    [("There is no", "only stop words"), ("... -- ?!", "is empty"), ("of the, and with.", "only stop words"), ("12 3.5", "only numbers")],
 )
 def test_a_sentence_of_stop_words_or_punctuation_is_told_what_it_lacks(store, method, empty, why):
     widget = explore.sentence_explorer(method, store, id=store.ids[0], sentence=FREE)
@@ -373,6 +373,15 @@ def test_a_sentence_of_stop_words_or_punctuation_is_told_what_it_lacks(store, me
     assert why not in said(widget) and classed(widget, "patches")[0].options
     with pytest.raises(Refused, match=why):
         explore.sentence_view(method, store, store.ids[0], sentence=empty)
+
+
+def test_values_that_no_picture_has_are_refused_and_a_comparison_names_the_run(store, method):
+    for wrong in ({"k": -5}, {"rank": 0}):
+        with pytest.raises(ValueError, match="give k of at least 0"):
+            explore.sentence_view(method, store, store.ids[0], sentence=FREE, **wrong)
+    blind = checkpoint.make_method("mae", CONFIG, {})
+    with pytest.raises(Refused, match="^run second: this method aligns no sentences"):
+        explore.compare_view({"first": method, "second": blind}, store, ids=store.ids[:1], sentence=FREE)
 
 
 def test_a_scan_without_report_can_be_browsed_and_asked(store, method, monkeypatch):

@@ -16,6 +16,10 @@ from asapkit.types import FINDINGS, ORGANS
 SPACING, PATCH, GRID = (4.0, 5.0, 8.0), (6, 6, 4), (10, 8, 6)
 SHAPE = tuple(g * p for g, p in zip(GRID, PATCH))
 N = int(np.prod(GRID))
+DEPENDS = {
+    "own": 1, "exchanged": 2, "positions": 3, "chance": 4, "rise": 1, "rise_positive": np.nan, "explained": np.nan, "correlation": 0.3,
+    "overlap": 0.2, "overlap_chance": 0.01,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,14 @@ def tables():
             columns=["encoder", "layer", "head", "distance_mm", "spread"],
         ),
         "steps": steps, "k": pd.DataFrame({"k": [2, 4, 8, 2], "n": [5, 6, 0, 3], "group": ["positive"] * 3 + ["normal"]}),
+        "depends": pd.DataFrame(
+            [(e, m, v, v - 0.1, v + 0.1) for e in ("asap", "mine") for m, v in DEPENDS.items()],
+            columns=["run", "measure", "value", "low", "high"],
+        ),
+        "places": pd.DataFrame(
+            [(e, s, *rng.integers(0, GRID)) for e in ("asap", "mine") for s in ("A nodule.", "No effusion. " * 20) for _ in range(9)],
+            columns=["run", "sentence", "x", "y", "z"],
+        ),
         "extent": pd.DataFrame({"finding": FINDINGS * 2, "k": [2, 4, 8] * 12, "patches": range(1, 37)}),
     }  # fmt: skip
 
@@ -181,6 +193,7 @@ def drawn(name, body, organs, truth):
         "probe_dots": lambda: figures.probe_dots(t["dots"], **say),
         "selected_k": lambda: figures.selected_k(t["k"], **say),
         "k_extent": lambda: figures.k_extent(t["extent"], **say),
+        "patient_dependence": lambda: figures.patient_dependence(t["depends"], t["places"], body=rng.random(GRID), patch_mm=(24, 30, 32), **say),
     }[name]()
 
 
@@ -188,6 +201,7 @@ EVERY = (
     "slices", "one plane", "scan_sheet", "bare sheet", "gallery", "preprocess_steps", "patch_grid", "organ_proportions", "reconstruction", "pca_maps",
     "sentence_map", "holes", "rows", "flat map", "history", "one history", "effective_rank", "spectra", "grounding_bars", "probe_bars", "probe_dots",
     "selected_k", "k_extent", "smooth pca", "sentence_patches", "one sentence", "attention_sheet", "attention_reach",
+    "patient_dependence",
 )  # fmt: skip
 
 

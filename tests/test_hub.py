@@ -212,3 +212,14 @@ def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
     assert all(torch.equal(v, checkpoint.load_encoder(tmp_path / "weights.safetensors").state_dict()[k]) for k, v in encoder.state_dict().items())
     back = hub.load(hub.export(found, tmp_path / "out")).encoder
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in encoder.state_dict().items())
+
+
+def test_the_encoder_of_a_recipe_that_has_its_own_comes_back(tmp_path):
+    config = Config.at("toy", pool=2)
+    encoder = Encoder(config).eval()
+    save_file({f"encoder.{k}": v for k, v in encoder.state_dict().items()}, tmp_path / "weights.safetensors")
+    config.save(tmp_path / "config.json")
+    (tmp_path / "method.json").write_text('{"recipe": "mrm", "options": {}, "weights": {}}')
+    image = torch.rand(1, 1, *config.crop)
+    for found in (checkpoint.load_encoder(tmp_path), hub.load(hub.export(reading.load(tmp_path / "weights.safetensors"), tmp_path / "out")).encoder):
+        assert torch.equal(found.tokens(image), encoder.tokens(image))

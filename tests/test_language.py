@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from asapkit.language import Fusion, TextEncoder, one_sentence_per_row, sentence_features, tokenizer
+from asapkit.language import CoAttention, Fusion, TextEncoder, WordDecoder, one_sentence_per_row, sentence_features, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,32 @@ def test_fusion_does_not_let_padded_words_speak(form):
     other[:, 4:] = 9.0
     a, b = (fusion(t, real, image, global_image=image.mean(1)) for t in (text, other))
     assert torch.allclose(a[:, :4], b[:, :4], atol=1e-6)
+
+
+def test_text_and_image_look_at_one_another_and_never_at_padding():
+    torch.manual_seed(0)
+    both = CoAttention(12, 2, depth=2).eval()
+    text, image, real = torch.randn(1, 6, 12), torch.randn(1, 4, 12), torch.tensor([[1, 1, 1, 1, 0, 0]]).bool()
+
+    def shifts(**changed):
+        before, after = both(text, real, image), both(changed.get("text", text), real, changed.get("image", image))
+        return [(b[:, :4] - a[:, :4]).abs().amax().item() for a, b in zip(before, after, strict=True)]
+
+    padding, word, patch = text.clone(), text.clone(), image.clone()
+    padding[:, 4:], word[:, 1], patch[:, 2] = 9.0, 9.0, 9.0
+    assert max(shifts(text=padding)) < 1e-6
+    assert min(shifts(text=word)) > 1e-3 and min(shifts(image=patch)) > 1e-3
+    first = CoAttention(12, 2, depth=1).eval()
+    first.load_state_dict({name: value for name, value in both.state_dict().items() if ".1." not in name[:8]})
+    assert torch.equal(first(text, real, image)[1], both(text, real, image, depth=1)[1])
+
+
+def test_a_word_head_without_layers_reads_each_position_alone():
+    torch.manual_seed(0)
+    head = WordDecoder(12, depth=0, heads=2, vocabulary=torch.tensor([3, 5]), size=8)
+    x, real, counted = torch.randn(1, 4, 12), torch.ones(1, 4, dtype=torch.bool), torch.tensor([[0, 1, 0, 1]]).bool()
+    logits = head(x, real, counted)
+    assert logits.shape == (2, 2) and torch.allclose(logits[0], head(x[:, 1:2], real[:, :1], real[:, :1])[0], atol=1e-6)
 
 
 def test_a_text_encoder_that_is_not_there_is_named():

@@ -20,9 +20,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room (first name below asapkit) and the rooms that it may import. A module that is in no room fails: say where it belongs.
 WORDS = {"types", "config"}
 DATA = {
-    "ct", "formats", "dicom", "chest", "organs", "reports", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables", "workers",
+    "ct", "formats", "dicom", "chest", "organs", "reports", "prompts", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables",
+    "workers",
 }  # fmt: skip
-NETS = {"stem", "vit3d", "rotary", "language", "pairing", "masking", "selection", "objectives", "metrics", "analysis"}
+NETS = {
+    "stem", "slices", "vit3d", "rotary", "swin", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
+    "selection", "alignment", "objectives", "metrics", "analysis", "dependence",
+}  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}
 TRAINING = {"train", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
@@ -42,7 +46,7 @@ FLOW = [
 ]
 MAY_IMPORT = {room: allowed for rooms, allowed in FLOW for room in rooms}
 SEES_NO_NETWORK = ("figures", "analysis")
-NETWORKS = {"vit3d", "language", "recipes", "train", "checkpoint"}
+NETWORKS = {"vit3d", "swin", "language", "recipes", "train", "checkpoint"}
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "engine"}
 MAX_FILE_LINES = 400

@@ -12,7 +12,7 @@ import pytest
 import asapkit
 from asapkit.__main__ import main
 
-COMMANDS = ("phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo")
+COMMANDS = ("phantom", "doctor", "label", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo")
 
 
 def said(capsys) -> str:
@@ -75,6 +75,17 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["parity", "nowhere"], "nowhere: lacks manifest.json"),
         (["evaluate", "absent", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "random", ".", "--tasks", "juggle"], "unknown task 'juggle'; there are"),
+        (["evaluate", "random", ".", "--prompts", "hlip-v1"], "--prompts needs --tasks zeroshot"),
+        (["label", "absent", "out.csv"], "absent: no such dataset"),
+        (["label", "absent.csv", "out.csv"], "absent.csv: no such file"),
+        (["label", "absent", "out.csv", "--labeller", "endpoint", "--model", "m"], "labeller endpoint needs url"),
+        (["label", "absent", "out.csv", "--labeller", "huggingface"], "labeller huggingface needs model"),
+        (["label", "absent", "out.csv", "--labeller", "oracle"], "unknown labeller 'oracle'; there are rules, huggingface, endpoint"),
+        (["label", "absent", "out.csv", "--url", "http://localhost"], "url is not for labeller rules"),
+        (
+            ["label", "absent", "out.csv", "--labeller", "endpoint", "--model", "m", "--url", "https://models.example/v1"],
+            "models.example is not this machine; reports would leave it",
+        ),
         (["view", "absent", "train_1_a_1", "--sentence", "Nodule."], "--sentence needs --run"),
         (["run", "absent.ipynb"], "absent.ipynb: no such file"),
         (["gallery", "absent", "site"], "absent: no executed notebooks there"),
@@ -140,7 +151,7 @@ def test_phantom_to_look_by_hand(tmp_path, capsys):
     assert main(["doctor", data, "--workers", "1"]) == 0
     assert main(["preprocess", data, store, "--scale", "toy", "--workers", "1"]) == 0
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 0
-    assert re.search(r"^4 volumes in \d+ s, \S+ TFLOP/s per device; predicted \d+ s at", capsys.readouterr().out, re.M)
+    assert re.search(r"^4 volumes in \d+ s, start-up included, \S+ TFLOP/s per device; predicted \d+ s at", capsys.readouterr().out, re.M)
     assert main(["pretrain", store, run, "--recipe", "asap", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]) == 1, "the run is there"
     assert main(["evaluate", run, store, "--tasks", "classify", "ground", "--out", str(tmp_path / "scores")]) == 0
     assert main(["evaluate", "random", store, "--tasks", "ground"]) == 1, "random weights match no sentences"

@@ -96,6 +96,18 @@ def test_align_in_report_against_a_loop(mean, pad_columns):
     assert ours.item() == pytest.approx(align_by_loop(sentence, evidence, real, meaning, 0.2, pad_columns=pad_columns, mean=mean), rel=1e-5)
 
 
+@pytest.mark.parametrize("mean", ["report", "batch"])
+def test_a_sentence_worth_three_counts_as_three_of_it(mean):
+    loss, real = rand(3, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    worth = torch.tensor([[1.0, 3, 1, 3], [3, 1, 0, 0], [0, 0, 0, 0]])
+    terms = [[loss[b, s].item() for s in range(4) for _ in range(int(worth[b, s])) if real[b, s]] for b in range(3)]
+    per_report = [sum(t) / len(t) for t in terms if t]
+    expected = sum(per_report) / len(per_report) if mean == "report" else sum(map(sum, terms)) / sum(map(len, terms))
+    assert objectives.sentence_mean(loss, real, mean=mean, worth=worth).item() == pytest.approx(expected, rel=1e-5)
+    plain = objectives.sentence_mean(loss, real, mean=mean)
+    assert objectives.sentence_mean(loss, real, mean=mean, worth=7 * real.float()).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
 @settings(max_examples=15, deadline=None)
 @given(extra=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_empty_sentence_slots_change_the_released_alignment_but_not_ours(extra, seed):
@@ -196,6 +208,28 @@ def test_what_two_volumes_of_one_report_score_with_one_another_never_matters(los
     assert loss(logits, SAME).item() == pytest.approx(loss(logits.T, SAME).item(), rel=1e-6)
 
 
+def test_targets_of_an_organ_are_itself_other_normal_ones_and_identical_texts():
+    normal, text = torch.tensor([1, 0, 1, 0, 0]).bool(), torch.tensor([7, 8, 9, 8, 5])
+    target = objectives.alike_targets(normal, text)
+    for i in range(5):
+        right = [j for j in range(5) if i == j or (normal[i] and normal[j]) or text[i] == text[j]]
+        assert target[i].tolist() == pytest.approx([1 / len(right) if j in right else 0 for j in range(5)])
+    assert torch.allclose(target.sum(1), torch.ones(5)) and target[0, 2] == target[2, 0] == 0.5 and target[1, 3] == 0.5 and target[4, 4] == 1
+
+
+def test_class_contrast_against_a_loop():
+    feature, of = objectives.unit(rand(6, 5)), torch.tensor([0, 1, 0, 1, 1, 2])
+    losses = []
+    for i in range(5):  # the sixth has no other of its class
+        e = {j: math.exp((feature[i] @ feature[j]).item() / 0.1) for j in range(6) if j != i}
+        losses.append(-math.log(sum(e[j] for j in e if of[j] == of[i]) / sum(e.values())))
+    assert objectives.class_contrast(feature, of, temperature=0.1).item() == pytest.approx(sum(losses) / 5, rel=1e-4)
+    lone = rand(3, 5).requires_grad_()
+    objectives.class_contrast(lone, torch.arange(3)).backward()
+    assert (lone.grad == 0).all()
+    assert objectives.class_contrast(feature, torch.zeros(6, dtype=torch.long)).item() == 0
+
+
 def test_sigmoid_contrast_against_a_loop_over_pairs():
     logits, weight, target = rand(4, 4), rand(4, 4, seed=1).exp(), rand(4, 4, seed=2).sigmoid()
     for settings_ in ({}, {"weight": weight}, {"target": target}, {"weight": weight, "target": target}):
@@ -220,3 +254,24 @@ def test_hard_targets_repel_similar_pairs_more_and_soft_ones_less():
         pushes[name] = 3 * logits.grad
     assert pushes["weight"][0, 2].item() == pytest.approx(0.45) and pushes["weight"][0, 1].item() == pytest.approx(0.05)
     assert pushes["target"][0, 2].item() == pytest.approx(0.05) and pushes["target"][0, 1].item() == pytest.approx(0.45)
+
+
+def test_agreement_against_a_loop_and_its_bounds():
+    def cos(a, b):
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+    (pa, za), (pb, zb) = first, second = (rand(4, 6), rand(4, 6, seed=1)), (rand(4, 6, seed=2), rand(4, 6, seed=3))
+    found = objectives.agreement(first, second)
+    for n in range(4):
+        assert found[n].item() == pytest.approx(-(cos(pa[n].tolist(), zb[n].tolist()) + cos(pb[n].tolist(), za[n].tolist())) / 2, rel=1e-4)
+    assert torch.allclose(objectives.agreement(second, first), found)
+    assert torch.allclose(objectives.agreement((zb, za), (5 * za, zb)), torch.full((4,), -1.0))
+
+
+def test_matching_against_a_loop_over_pairs():
+    logits, matched = 3 * rand(5), torch.tensor([1, 0, 0, 1, 0]).bool()
+    total = 0.0
+    for b in range(5):
+        p = 1 / (1 + math.exp(-logits[b].item()))
+        total -= math.log(p if matched[b] else 1 - p) / 5
+    assert objectives.matching(logits, matched).item() == pytest.approx(total, rel=1e-5)

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made import made_batch
 
 from asapkit import checkpoint
 from asapkit.config import Config
-from asapkit.pairing import Pair, moment_kernel, moments, report_key, same_report
+from asapkit.pairing import Pair, moment_kernel, moments, report_key, same_report, shown_reports
 
 TOY = Config.at("toy")
 
@@ -30,6 +32,21 @@ def test_same_report_is_by_text():
     batch = made_batch(TOY, volumes=3)
     batch.report_tokens[2] = batch.report_tokens[0]
     assert same_report(batch.report_tokens, batch.report_real).int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(keys=st.lists(st.integers(-4, 4), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_an_exchanged_volume_gets_the_next_other_report_and_never_its_own_text_as_a_mismatch(keys, seed):
+    joined = torch.tensor(keys)
+    exchanged = torch.rand(len(keys), generator=torch.Generator().manual_seed(seed)) < 0.5
+    which, own = shown_reports(joined, joined, exchanged)
+    for n, key in enumerate(keys):
+        others = sorted({k for k in keys if k != key}, key=lambda k: (k < key, k))
+        wanted = others[0] if exchanged[n] and others else key
+        assert keys[which[n]] == wanted and bool(own[n]) == (wanted == key)
+    half = len(keys) // 2  # a rank that holds some of the volumes, with the ranks joined in another order
+    there, whose = shown_reports(joined[half:], joined.roll(1), exchanged[half:])
+    assert torch.equal(joined.roll(1)[there], joined[which][half:]) and torch.equal(whose, own[half:])
 
 
 def test_products_are_cosines_times_the_scale_plus_the_bias():

@@ -59,7 +59,8 @@ def test_every_command_line_of_the_readme_is_accepted(line):
 
 def test_the_readme_shows_every_command():
     shown = {line.split()[1] for line in COMMANDS}
-    assert shown == {"phantom", "doctor", "preprocess", "pretrain", "evaluate", "estimate", "parity", "look", "run", "gallery", "view", "demo"}
+    there = "phantom doctor label preprocess pretrain evaluate estimate parity look run gallery view demo"
+    assert shown == set(there.split())
 
 
 def tree() -> list[str]:

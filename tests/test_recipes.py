@@ -1,5 +1,6 @@
 """What every recipe must hold, and ASAP's switches one by one."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from made import made_batch
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.masking import hidden_patches
+from asapkit.masking import hidden_patches, visible_of
 from asapkit.recipes import asap
 from asapkit.train import recipe_module, recipes
 from asapkit.vit3d import patchify, unpatchify
@@ -19,7 +20,8 @@ VOCABULARY = torch.arange(1996, 2600)
 
 def make(recipe: str, **options):
     torch.manual_seed(0)
-    extra = {"vocabulary": VOCABULARY, "dropout": 0.0} if recipe == "asap" else {}
+    known = inspect.signature(recipe_module(recipe).Method.__init__).parameters
+    extra = {name: value for name, value in {"vocabulary": VOCABULARY, "dropout": 0.0}.items() if name in known}
     return recipe_module(recipe).Method(CONFIG, **(extra | options))
 
 
@@ -37,10 +39,16 @@ ASAP = [
     {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
     {"restore": 2, "align_over": "batch", "align_from": "stem", "align_on": "all", "organ_gate": True}, {"align_from": "stem", "align_on": "all"},
     {"restore": 2, "align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"align_from": "stem_and_last"},
+    {"positive_weight": 4.0}, {"positive_weight": 4.0, "align_over": "batch"},
 ]  # fmt: skip
+SIMCROP = [
+    {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True, "restore": 2, "align_only": "positive"},
+    {"fixed_k": 3, "align_from": "early", "encode": "sentence", "positive_weight": 4.0},
+]
+FORMS = [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]] + [("simcrop", o) for o in SIMCROP] + [("m3ae", {"whole_words": False})]
 
 
-@pytest.mark.parametrize(("recipe", "options"), [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]])
+@pytest.mark.parametrize(("recipe", "options"), FORMS)
 def test_a_gradient_reaches_every_trainable_parameter(recipe, options):
     method = make(recipe, **options)
     sum(method(made_batch(CONFIG)).values()).backward()
@@ -49,7 +57,7 @@ def test_a_gradient_reaches_every_trainable_parameter(recipe, options):
     assert [name for name in silent if not name.endswith("key.bias")] == []
 
 
-@pytest.mark.parametrize(("recipe", "options"), [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]])
+@pytest.mark.parametrize(("recipe", "options"), FORMS)
 def test_a_step_in_bf16_is_near_the_one_in_fp32(recipe, options):
     method, batch = make(recipe, **options), made_batch(CONFIG)
     torch.manual_seed(1)  # the released form leaves dropout on
@@ -63,9 +71,9 @@ def test_a_step_in_bf16_is_near_the_one_in_fp32(recipe, options):
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("options", [{}, {"align_over": "batch"}, {"encode": "sentence"}])
-def test_padding_of_a_neighbour_never_changes_a_loss(options):
-    method, batch = make("asap", **options), made_batch(CONFIG)
+@pytest.mark.parametrize(("recipe", "options"), [(r, {}) for r in recipes()] + [("asap", {"align_over": "batch"}), ("asap", {"encode": "sentence"})])
+def test_padding_of_a_neighbour_never_changes_a_loss(recipe, options):
+    method, batch = make(recipe, **options), made_batch(CONFIG)
     padded = replace(
         batch,
         **{n: torch.nn.functional.pad(getattr(batch, n), (0, 9)) for n in ("findings_tokens", "findings_real", "report_tokens", "report_real")},
@@ -77,20 +85,25 @@ def test_padding_of_a_neighbour_never_changes_a_loss(options):
         sentence_positive=torch.nn.functional.pad(batch.sentence_positive, (0, 3)),
         sentence_organs=torch.nn.functional.pad(batch.sentence_organs, (0, 0, 0, 3)),
     )
+    longer = method(padded)
     for name, value in method(batch).items():
-        assert method(padded)[name].item() == pytest.approx(value.item(), rel=2e-5), name
+        assert longer[name].item() == pytest.approx(value.item(), rel=2e-5), name
 
 
-def test_within_a_report_the_other_volumes_do_not_matter():
-    method, batch = make("asap"), made_batch(CONFIG)
+@pytest.mark.parametrize("recipe", ["asap", "simcrop", "m3ae", "mrm", "mae"])
+def test_within_a_report_the_other_volumes_do_not_matter(recipe):
+    method, batch = make(recipe), made_batch(CONFIG)
     joined = method(batch)
     parts = [method(batch[n : n + 1]) for n in range(3)]
-    for name in ("reconstruct", "organs", "align", "words"):
-        assert joined[name].item() == pytest.approx(sum(p[name].item() for p in parts) / 3, rel=1e-4), name
+    shares = [method.counts(batch[n : n + 1]) for n in range(3)]
+    for name in set(joined) - {"match"}:  # which asks for another volume's report
+        total = sum(share[name].item() * part[name].item() for share, part in zip(shares, parts, strict=True))
+        assert joined[name].item() == pytest.approx(total / sum(share[name].item() for share in shares), rel=1e-4), name
 
 
-def test_exchanging_the_images_changes_the_contrast_over_images():
-    method, batch = make("asap", align_over="batch"), made_batch(CONFIG)
+@pytest.mark.parametrize("recipe", ["asap", "simcrop"])
+def test_exchanging_the_images_changes_the_contrast_over_images(recipe):
+    method, batch = make(recipe, align_over="batch"), made_batch(CONFIG)
     swapped = replace(batch, image=batch.image.roll(1, 0), patch_order=batch.patch_order.roll(1, 0), in_body=batch.in_body.roll(1, 0))
     assert abs(method(batch)["align"].item() - method(swapped)["align"].item()) > 1e-4
 
@@ -109,7 +122,7 @@ def test_each_switch_alone_changes_what_it_names_and_nothing_else(switch):
     plain, flipped = make("asap"), make("asap", **{switch: other})
     flipped.load_state_dict(plain.state_dict(), strict=False)
     if switch == "selector":  # the frozen rule picks another K for some sentence
-        flipped.selector.projection.mul_(100)
+        flipped.alignment.selector.projection.mul_(100)
     a, b = plain(batch), flipped(batch)
     changed = {name for name in a if abs(a[name].item() - b[name].item()) > 1e-7 * max(1, abs(a[name].item()))}
     assert changed == touched
@@ -119,7 +132,7 @@ def test_parts_switched_off_leave_no_trace():
     assert make("asap", ssa=False)(made_batch(CONFIG))["align"].item() == 0
     assert make("asap", aki=False)(made_batch(CONFIG))["organs"].item() == 0
     assert make("asap", aki=False).organ_head is None and make("asap", slf=False).similarity_gain is None
-    assert make("asap", gf=False).fusion.global_feature is None
+    assert make("asap", gf=False).report.fusion.global_feature is None
 
 
 def test_reconstruction_of_the_release_is_the_hidden_share_of_ours():
@@ -131,7 +144,7 @@ def test_reconstruction_of_the_release_is_the_hidden_share_of_ours():
 
 def test_a_pad_or_visible_word_has_no_effect_on_the_words_loss_target():
     method, batch = make("asap"), made_batch(CONFIG)
-    counted = method.counted_words(batch)
+    counted = method.report.blanks.counted(batch)
     assert not (counted & (batch.report_special | ~batch.report_real)).any()
     assert counted.sum(1).tolist() == [round(0.75 * int((batch.report_real & ~batch.report_special)[0].sum()))] * 3
 
@@ -177,7 +190,7 @@ def test_what_a_sentence_may_choose_in_training_is_what_grounding_lets_it_choose
     batch.organs[0, :, 2] = torch.linspace(-1, 1, CONFIG.patches).clamp(min=0)
     batch.organs[..., 2] *= batch.in_body  # an organ lies in the body
     method = make("asap", align_over="batch", align_from="stem", align_on="all", organ_gate=organ_gate)
-    patches, named = method.gate(batch, None)
+    patches, named = method.alignment.gate(batch, None)
     for sentence in range(3):
         for volume in range(3):
             allowed = (patches[volume].float() @ named[sentence, 0].float()) > 0
@@ -223,10 +236,10 @@ def test_a_batch_that_states_nothing_leaves_the_graph_whole():
     batch.sentence_positive[:] = False
     losses = method(batch)
     assert losses["align"].item() == pytest.approx(
-        method.prior_loss(method.selector(torch.zeros(3, 1, 48)), torch.zeros(3, 1).bool()).item(), abs=1e-6
+        method.alignment.prior(method.alignment.selector(torch.zeros(3, 1, 48)), torch.zeros(3, 1).bool()).item(), abs=1e-6
     )
     sum(losses.values()).backward()
-    aligning = ("align_image", "align_last", "align_text")
+    aligning = ("alignment.image", "alignment.last", "alignment.text")
     assert all(p.grad is not None for n, p in method.named_parameters() if n.startswith(aligning))
 
 
@@ -236,3 +249,98 @@ def test_a_batch_that_states_nothing_leaves_the_graph_whole():
 def test_options_out_of_range_are_named(option, says):
     with pytest.raises(ValueError, match=says):
         make("asap", **option)
+
+
+def test_simcrop_is_asap_without_organs_a_token_of_the_selected_patches_and_a_learned_k():
+    batch = made_batch(CONFIG)
+    simcrop, asap_ = make("simcrop"), make("asap", aki=False, slf=False, selector="fixed", fixed_k=CONFIG.top_k[1], prior=0.0)
+    simcrop.load_state_dict(asap_.state_dict())
+    ours, theirs = simcrop(batch), asap_(batch)
+    assert {name: value.item() for name, value in ours.items()} == {name: theirs[name].item() for name in ours}
+    similarity, k = simcrop.match(simcrop.aligned(batch.image[:1])[0], ["A nodule in the left lung."])
+    assert similarity.shape == (1, CONFIG.patches) and k.tolist() == [round(CONFIG.top_k[1] * CONFIG.patches / CONFIG.visible)]
+
+
+@pytest.mark.parametrize("align_over", ["report", "batch"])
+def test_a_positive_sentence_that_weighs_more_moves_the_loss_towards_its_own(align_over):
+    batch = made_batch(CONFIG)
+    batch.sentence_positive[:, 1:] = False
+    by_weight = [make("simcrop", align_over=align_over, positive_weight=w)(batch)["align"].item() for w in (1e-4, 1.0, 3.0, 1e4)]
+    assert by_weight == sorted(by_weight) or by_weight == sorted(by_weight, reverse=True)
+    others, alone = by_weight[0], by_weight[-1]
+    assert by_weight[1] == pytest.approx((3 * others + alone) / 4, rel=1e-2) and by_weight[2] == pytest.approx((others + alone) / 2, rel=1e-2)
+
+
+def test_mrm_sees_half_the_resolution_that_it_restores():
+    method, batch = make("mrm", norm_pixels=False).eval(), made_batch(CONFIG)
+    fine = torch.ones(1, 1, 2, 2, 2)
+    fine[..., 1::2] = -1  # adds nothing to the mean of any 2 x 2 x 2 voxels
+    other = replace(batch, image=batch.image + 0.3 * fine.repeat(1, 1, *(n // 2 for n in CONFIG.crop)))
+    assert torch.allclose(method.encoder.tokens(other.image), method.encoder.tokens(batch.image), atol=1e-4)
+    one, two = method(batch), method(other)
+    assert one["words"].item() == pytest.approx(two["words"].item(), rel=1e-4)
+    assert two["reconstruct"].item() == pytest.approx(one["reconstruct"].item() + 0.3**2, abs=0.01), "what is restored has the whole resolution"
+
+
+def test_mrm_words_stand_on_the_mean_of_the_visible_patches_and_hidden_ones_are_not_told():
+    method, batch = make("mrm").eval(), made_batch(CONFIG)
+    hidden = method.blanks.hidden(batch)
+    assert hidden.sum(1).tolist() == [12, 12, 12]  # half of 24
+    other = replace(batch, report_tokens=torch.where(hidden, batch.report_tokens.flip(0), batch.report_tokens))
+    assert torch.equal(method.told(batch), method.told(other))
+    latent = method.encoder(batch.image, visible_of(batch, CONFIG))
+    keys = torch.stack([method.image(latent[:, 1 + n]) for n in range(CONFIG.visible)]).mean(0)
+    logits = method.words(method.told(batch) + keys[:, None], batch.report_real, hidden)
+    expected = torch.nn.functional.cross_entropy(logits, batch.report_tokens[hidden] - 1996)
+    assert method(batch)["words"].item() == pytest.approx(expected.item(), rel=1e-5)
+    outside = replace(batch, report_tokens=torch.full_like(batch.report_tokens, 29_000))  # words that the corpus did not have
+    assert torch.isfinite(method.told(outside)).all() and method(outside)["words"].item() == 0
+
+
+def test_m3ae_restores_patches_with_the_report_and_words_with_the_volume():
+    method, batch = make("m3ae").eval(), made_batch(CONFIG)
+    visible = visible_of(batch, CONFIG)
+    other_report = replace(batch, report_tokens=batch.report_tokens.roll(1, 0))
+    patches = patchify(batch.image, CONFIG.patch)
+    unseen = hidden_patches(visible, CONFIG.patches).unsqueeze(-1)
+    other_image = replace(batch, image=unpatchify(torch.where(unseen, -patches, patches), CONFIG.grid, CONFIG.patch))
+    latent = method.latent(batch, visible)
+    assert torch.equal(latent, method.latent(other_image, visible)), "what is hidden is not seen"
+    assert not torch.allclose(latent, method.latent(other_report, visible), atol=1e-4)
+    assert method(batch)["words"].item() != method(other_image)["words"].item(), "words see the whole volume"
+
+
+def test_m3ae_never_calls_two_volumes_of_one_report_a_mismatch():
+    method, batch = make("m3ae"), made_batch(CONFIG, volumes=6)
+    batch.report_order[:, 0] = torch.tensor([0.0, 0.9, 0.0, 0.9, 0.0, 0.9])
+    batch.report_tokens[4:] = batch.report_tokens[0]
+    tokens, _, own = method.shown(batch)
+    assert own.tolist() == [False, True, False, True, False, True]
+    for n in range(6):
+        assert torch.equal(tokens[n], batch.report_tokens[n]) == bool(own[n])
+    batch.report_tokens[:] = batch.report_tokens[0].clone()
+    assert method.shown(batch)[2].all()
+    with pytest.raises(ValueError, match="exchange 1"):
+        make("m3ae", exchange=1.0)
+    with pytest.raises(ValueError, match="word_share 0"):
+        make("m3ae", word_share=0.0)
+
+
+@pytest.mark.slow
+def test_whether_an_image_and_a_report_match_can_be_learned():
+    """With volumes as different as their reports, the loss falls well below a coin's, .69."""
+    method, batch = make("m3ae", text_memory=True), made_batch(CONFIG, volumes=6)
+    batch.image[:] = batch.image * 0.1 + torch.linspace(-0.9, 0.9, 6).view(6, 1, 1, 1, 1)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
+    g, losses = torch.Generator().manual_seed(0), []
+    for _ in range(120):
+        batch.report_order[:, 0] = torch.rand(6, generator=g)
+        tokens, real, own = method.shown(batch)
+        image, text = method.entered("image", method.encoder(batch.image)), method.entered("text", method.text(tokens, real))
+        loss = objectives.matching(method.judged(text, real, image), own)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[:10]) / 10 > 0.6 > 0.45 > sum(losses[-20:]) / 20

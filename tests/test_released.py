@@ -18,7 +18,7 @@ from asapkit.types import Refused
         ("blocks.3.attn.qkv.weight", ("encoder.blocks.3.attn.qkv.weight", None)),
         ("patch_embed.proj.weight", ("encoder.embed.weight", None)),
         ("decoder_blocks.1.mlp.fc2.bias", ("decoder.blocks.1.mlp.fc2.bias", None)),
-        ("bert_decoder.bert.encoder.layer.2.attention.self.key.bias", ("words.layers.layers.2.self_attn.in_proj_bias", "key")),
+        ("bert_decoder.bert.encoder.layer.2.attention.self.key.bias", ("report.words.layers.layers.2.self_attn.in_proj_bias", "key")),
         ("pos_embed", None),
         ("bert_topk_mlp.weight", None),
     ],
@@ -40,14 +40,14 @@ def test_shapes_change_as_the_modules_do():
     ours = released.translate(
         thirds | {"patch_embed.proj.weight": convolution, "regression_head.weight": torch.ones(1, 4), "pos_embed": torch.ones(1)}
     )
-    joined = ours["words.layers.layers.0.self_attn.in_proj_weight"]
+    joined = ours["report.words.layers.layers.0.self_attn.in_proj_weight"]
     assert joined.shape == (12, 4) and [float(part.mean()) for part in joined.chunk(3)] == [0, 1, 2]
     voxels = torch.rand(1, 1, 2, 3, 4)
     assert torch.allclose(torch.nn.functional.conv3d(voxels, convolution).flatten(), ours["encoder.embed.weight"] @ voxels.flatten())
-    assert ours["selector.projection"].shape == (4,) and set(ours) == {
-        "words.layers.layers.0.self_attn.in_proj_weight",
+    assert ours["alignment.selector.projection"].shape == (4,) and set(ours) == {
+        "report.words.layers.layers.0.self_attn.in_proj_weight",
         "encoder.embed.weight",
-        "selector.projection",
+        "alignment.selector.projection",
     }
     with pytest.raises(ValueError, match="lack its query and value"):
         released.translate({f"{layer}key.weight": torch.ones(4, 4)})

@@ -175,8 +175,9 @@ def test_weights_know_that_they_are_turned_and_how(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    encoder = RotaryEncoder(TOY, base=10000.0, mode="videorope").eval()
-    TOY.save(tmp_path / "config.json")
+    config = Config.at("toy", encoder="rotary")
+    encoder = RotaryEncoder(config, base=10000.0, mode="videorope").eval()
+    config.save(tmp_path / "config.json")
     save_file({f"encoder.{name}": value for name, value in encoder.state_dict().items()}, tmp_path / "weights.safetensors")
     image = made_batch(TOY).image
     back = checkpoint.load_encoder(tmp_path)

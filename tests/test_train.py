@@ -1,5 +1,6 @@
 """The loop: schedule, shares of ranks and micro-batches, exact resume after a kill, two processes equal to one."""
 
+import inspect
 import json
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from made import made_batch
 
 from asapkit import checkpoint, store, train
 from asapkit.config import Config
-from asapkit.types import Refused
+from asapkit.types import FINDINGS, Refused
 from asapkit.vit3d import Encoder
 
 TOY = Config.at("toy", steps=6, batch_size=4)
@@ -41,7 +42,8 @@ def made_method(options: dict):
     torch.manual_seed(0)
     recipe = options.get("recipe", "asap")
     options = {name: value for name, value in options.items() if name not in ("weights", "recipe")}
-    words = {"vocabulary": torch.arange(1996, 2600)} if recipe == "asap" else {}
+    has_words = "vocabulary" in inspect.signature(train.recipe_module(recipe).Method.__init__).parameters
+    words = {"vocabulary": torch.arange(1996, 2600)} if has_words else {}
     return checkpoint.make_method(recipe, TOY, ({"dropout": 0.0} if words else {}) | options, **words)
 
 
@@ -50,8 +52,9 @@ def weights_of(options: dict) -> dict:
 
 
 def uneven_batch():
-    """Four volumes; the second pair has fewer sentences, words and organs, so that means of means would be wrong."""
+    """Four volumes; the second pair has fewer sentences, positive ones, words and organs, so that means of means would be wrong."""
     batch = made_batch(TOY, volumes=4)
+    batch.sentence_positive[1, 1:] = False
     batch.sentence_real[2:, 1:] = False
     batch.sentence_meaning[2:, 1:] = -1
     batch.findings_sentence[2:][batch.findings_sentence[2:] > 0] = -1
@@ -96,8 +99,13 @@ if rank == 0:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
-    {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2},
-], ids=["report", "batch", "no alignment", "no organ loss", "contrast of volumes and reports", "sigmoid contrast of chunks"])  # fmt: skip
+    {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2}, {"recipe": "pcrlv2"},
+    {"recipe": "simcrop", "align_over": "batch", "positive_weight": 3.0}, {"recipe": "m3ae"}, {"recipe": "mrm"},
+    {"recipe": "fvlm", "dropout": 0.0}, {"recipe": "visd_boost", "dropout": 0.0}, {"recipe": "hlip", "see": 0.5},
+], ids=[
+    "report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs", "organs and codes",
+    "slices",
+])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
@@ -211,6 +219,26 @@ def test_a_run_round_trips_and_refuses_other_settings(toy_store, tmp_path):
         train.pretrain(held, tmp_path / "other", recipe="mae", config=Config.at("toy", spacing_mm=(5.0, 6.0, 12.0)), progress=False)
 
 
+def test_a_run_from_before_the_alignment_was_a_module_loads_and_resumes(toy_store, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    run, config = tmp_path / "run", replace(TOY, steps=2)
+    options = {"dropout": 0.0, "align_from": "stem_and_last"}
+    train.pretrain(store.open(toy_store), run, config=config, options=options, save_every=1, progress=False)
+    state, wanted = torch.load(run / "state.pt", weights_only=True), load_file(run / "weights.safetensors")
+
+    def former(weights):
+        pairs = sorted(((new, old) for old, new in checkpoint.FORMER.items()), key=lambda pair: -len(pair[0]))
+        return {next((old + name.removeprefix(new) for new, old in pairs if name.startswith(new)), name): v for name, v in weights.items()}
+
+    assert "align_last.norm.weight" in former(wanted) and "words.vocabulary" in former(wanted)
+    save_file(former(wanted), run / "weights.safetensors")
+    found = checkpoint.trained_state(checkpoint.load_method(run))
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    torch.save(state | {"weights": former(state["weights"]), "history": state["history"][:1]}, run / "state.pt")
+    assert len(train.pretrain(store.open(toy_store), run, config=config, options=options, resume=True, progress=False)) == 2
+
+
 def test_weights_with_missing_keys_are_refused_by_name(toy_store, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -260,10 +288,10 @@ def test_patients_that_scores_hold_out_are_never_trained_on(toy_store):
 
 def test_official_words_are_the_whole_vocabulary_and_add_up(toy_store):
     held = store.open(toy_store)
-    assert len(checkpoint.make_method("asap", TOY, {"fidelity": "official"}, store=held).words.vocabulary) > 30_000
-    assert len(checkpoint.make_method("asap", TOY, {}, store=held).words.vocabulary) < 3_000
+    assert len(checkpoint.make_method("asap", TOY, {"fidelity": "official"}, store=held).report.words.vocabulary) > 30_000
+    assert len(checkpoint.make_method("asap", TOY, {}, store=held).report.words.vocabulary) < 3_000
     method, batch = made_method({"words_on": "all"}), uneven_batch()
-    known = method.words.lookup[batch.report_tokens] >= 0
+    known = method.report.words.lookup[batch.report_tokens] >= 0
     assert int(method.counts(batch)["words"]) == int(known.sum()) < known.numel()
 
 
@@ -282,6 +310,7 @@ def test_settings_that_failed_before_the_first_checkpoint_do_not_hold_the_folder
         ({"steps": 0}, "steps 0: give a number of at least 1"), ({"accumulate": 0}, "accumulate 0"), ({"top_k": [0]}, "top_k"),
         ({"hide": 1.0}, "hide 1.0: give a number above 0 and below 1"), ({"heads": 7}, "width 48 is not a multiple of heads 7"),
         ({"patch": [0, 1, 1]}, "patch"), ({"max_sentences": 0}, "max_sentences 0"), ({"lr": -1.0}, "lr -1.0: give a number above 0"),
+        ({"seed": -1}, "seed -1: give a whole number"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_training_is_named(setting, says):
@@ -325,5 +354,34 @@ def test_the_blocks_of_another_methods_weights_start_a_training_or_are_refused(t
 def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_store, tmp_path):
     history = train.pretrain(store.open(toy_store), tmp_path / "run", recipe=recipe, config=replace(TOY, steps=2), progress=False)
     assert len(history) == 2 and np.isfinite(history["loss"]).all()
-    assert checkpoint.load_encoder(tmp_path / "run").tokens(torch.zeros(1, 1, *TOY.crop)).shape == (1, TOY.patches, TOY.width)
-    assert type(checkpoint.load_method(tmp_path / "run")).__module__ == f"asapkit.recipes.{recipe}"
+    encoder, method, image = checkpoint.load_encoder(tmp_path / "run"), checkpoint.load_method(tmp_path / "run"), made_batch(TOY, volumes=1).image
+    assert encoder.tokens(image).shape == (1, TOY.patches, TOY.width) and torch.equal(encoder.tokens(image), method.encoder.tokens(image))
+    assert type(method).__module__ == f"asapkit.recipes.{recipe}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "lacks", "says"),
+    [
+        ("fvlm", {}, ["has_organs"], "recipe fvlm needs organ masks; .* has none for any training volume: give organs to preprocess"),
+        ("visd_boost", {}, ["has_organs"], "recipe visd_boost needs organ masks"), ("asap", {}, ["has_organs"], "recipe asap needs organ masks"),
+        ("asap", {"aki": False}, ["has_organs"], ""), ("ct_clip", {}, ["has_organs", *FINDINGS], ""),
+        ("merlin", {}, list(FINDINGS), "recipe merlin needs labels of findings; .*: give the labels to preprocess"),
+        ("supervised", {}, list(FINDINGS), "recipe supervised needs labels"), ("supervised", {}, list(FINDINGS[1:]), ""),
+    ],
+)  # fmt: skip
+def test_supervision_that_a_store_lacks_is_named_before_the_first_step(recipe, options, lacks, says, toy_store, tmp_path):
+    held = store.open(toy_store)
+    for name in lacks:
+        held.table[name] = False if name == "has_organs" else -1
+    how = {"recipe": recipe, "options": options, "config": replace(TOY, steps=1), "progress": False}
+    if not says:
+        assert len(train.pretrain(held, tmp_path / "run", **how)) == 1
+        return
+    with pytest.raises(Refused, match=says):
+        train.pretrain(held, tmp_path / "run", **how)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", train.recipes())
+def test_what_a_recipe_needs_has_a_name(recipe):
+    assert set(getattr(made_method({"recipe": recipe}), "needs", ())) <= set(train.SUPERVISION)

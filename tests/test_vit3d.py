@@ -1,5 +1,7 @@
 """Patches, positions, and that a hidden voxel never reaches a visible feature."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +153,37 @@ def test_a_softened_decoder_starts_at_the_middle_of_the_window_and_lets_position
     hidden = hidden_indices(visible, config.patches)
     start = decoder.mask_token[0] + decoder.positions
     assert torch.allclose(states[-1][0, hidden[0]], start[hidden[0]], atol=0.1)
+
+
+@pytest.mark.parametrize("stem", ["linear", "statistics"])
+def test_an_encoder_that_averages_sees_the_crop_on_the_same_grid_at_half_its_resolution(stem):
+    torch.manual_seed(0)
+    config = Config.at("toy", stem=stem)
+    encoder, image = Encoder(replace(config, pool=2)).eval(), torch.rand(2, 1, *config.crop)
+    assert encoder.grid == config.grid and encoder.patch == config.patch and encoder.contract == config.contract
+    assert encoder.embed.in_features * 8 == Encoder(config).embed.in_features
+    coarse = torch.zeros(2, 1, *(n // 2 for n in config.crop))
+    for x in range(2):
+        for y in range(2):
+            for z in range(2):
+                coarse += image[:, :, x::2, y::2, z::2] / 8
+    half = Encoder(replace(config, crop=tuple(n // 2 for n in config.crop), patch=tuple(n // 2 for n in config.patch))).eval()
+    half.load_state_dict(encoder.state_dict())
+    assert torch.allclose(encoder.tokens(image), half.tokens(coarse), atol=1e-5)
+    visible = torch.tensor([[0, 7, 30], [2, 3, 79]])
+    assert torch.allclose(encoder(image, visible), half(coarse, visible), atol=1e-5)
+    assert torch.allclose(encoder.hidden(image, (0,))[0], half.hidden(coarse, (0,))[0], atol=1e-5)
+
+
+def test_a_patch_that_cannot_be_averaged_is_named():
+    with pytest.raises(ValueError, match=r"patch \(12, 12, 6\): give multiples of 4"):
+        Encoder(Config.at("toy", pool=4))
+    with pytest.raises(ValueError, match="at least 4: the encoder averages 2 voxels"):
+        Encoder(Config.at("toy", patch=(12, 12, 2), stem="statistics", pool=2))
+
+
+def test_a_decoder_reads_tokens_of_another_width():
+    config = Config.at("toy")
+    decoder, visible = Decoder(config, width=20), visible_patches(torch.rand(1, config.patches), visible=config.visible)
+    predicted, _ = decoder(torch.randn(1, 1 + config.visible, 20), visible)
+    assert predicted.shape == (1, config.patches, 12 * 12 * 6)

@@ -19,7 +19,9 @@ STATES = {
     "damaged": ("#CC79A7", "D"), "unknown": ("#8C8C8C", "o"),
 }  # fmt: skip
 """Colour and marker of every state; the word stands beside them."""
-FORESTS = {"probe": ("probe, macro AUROC", 0.5), "hit": ("sentences that hit", None)}  # heading, and where no skill lies if everywhere the same
+FORESTS = {  # heading, and where no skill lies if everywhere the same
+    "probe": ("probe, macro AUROC", 0.5), "hit": ("sentences that hit", None), "rise": ("rise if exchanged", 0.0),
+}  # fmt: skip
 COLUMNS = {"run": 1.55, "state": 2.05, "steps": 0.95, "what differs": 2.9, "cost": 1.3}  # inches
 FOREST = 1.5
 LINE, ROW = 0.145, 0.16  # inches of a line of text, and between rows

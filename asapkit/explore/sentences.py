@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from asapkit.explore import layers
-from asapkit.explore.answers import Answers, evidence_voxel
+from asapkit.explore.answers import Answers, check, evidence_voxel
 from asapkit.explore.panel import Report, Slices, chooser, note, report_of, windows
 from asapkit.explore.sheet import Look, Sheet, crop_of
 from asapkit.planes import WINDOWS
@@ -18,11 +18,13 @@ COLUMNS = "Selected patches, best first: where the middle lies, what fills most 
 def sentence_view(method, store, id: str, *, sentence: str, k: int = 0, window: str = "lung", organs: bool = False, rank: int = 1, caption: str = ""):
     """Where the method sees a sentence in a volume, nothing hidden, as a PIL image: three planes through the selected patch of that `rank`.
 
-    k: how many patches are selected; 0 leaves it to the selector. Raises: ValueError for an unknown window; Refused for a sentence without a
-    word to look for, an unknown volume, a method that aligns no sentences, or a store of another contract than the method's.
+    k: how many patches are selected; 0 leaves it to the selector. Raises: ValueError for an unknown window, k below 0 or rank below 1; Refused
+    for a sentence without a word to look for, an unknown volume, a method that aligns no sentences, or a store of another contract.
     """
     if window not in WINDOWS:
         raise ValueError(f"unknown window {window!r}; there are {', '.join(WINDOWS)}")
+    if k < 0 or rank < 1:
+        raise ValueError(f"k {k}, rank {rank}: give k of at least 0 (0: the selector's own) and rank of at least 1 (1: the best patch)")
     answers = Answers(method, store)
     answer = answers.ask(id, sentence, k=k)
     page = Sheet(answers.crop(id)).image(answer.voxel(min(rank, len(answer.top))), Look(window, organs), found=answer)
@@ -35,6 +37,11 @@ def compare_view(methods: Mapping[str, object], store, *, ids: Sequence[str], se
 
     if not methods or not ids:
         raise Refused("nothing to compare; give at least one run and one volume")
+    for name, method in methods.items():
+        try:
+            check(method, store)
+        except Refused as error:
+            raise Refused(f"run {name}: {error}") from None
     pages = [sentence_view(m, store, id, sentence=sentence, window=window, caption=f"run: {name}") for name, m in methods.items() for id in ids]
     whole = Image.new("RGB", (max(p.width for p in pages), sum(p.height + 12 for p in pages) - 12), "white")
     top = 0

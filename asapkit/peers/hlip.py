@@ -7,14 +7,13 @@ token is copied into every slice and averaged when slices meet again; it has no 
 from __future__ import annotations
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from asapkit.peers.frame import Geometry
 from asapkit.peers.vit import ViT
-
-EVERY = 3  # every third block attends over the whole scan
+from asapkit.slices import EVERY, apart, together
 
 
 class HLIP(ViT):
@@ -31,21 +30,9 @@ class HLIP(ViT):
         for number, layer in enumerate(self.blocks):
             whole = number % EVERY == EVERY - 1
             if whole and parted:
-                x = together(x, slices)
+                x = together(x, slices, first=True)
             elif not whole and not parted:
-                x = apart(x, slices)
+                x = apart(x, slices, first=True)
             x, parted = layer(x), not whole
             states.append(x[:, 1:] if whole else rearrange(x[:, 1:], "(b s) n d -> b (s n) d", s=slices))
         return states
-
-
-def apart(x: Float[Tensor, "B M D"], slices: int) -> Float[Tensor, "S m D"]:
-    """Class token and patches of a scan as rows of one slice each, every row with its copy of the class token."""
-    patches = rearrange(x[:, 1:], "b (s n) d -> (b s) n d", s=slices)
-    return torch.cat([repeat(x[:, :1], "b 1 d -> (b s) 1 d", s=slices), patches], dim=1)
-
-
-def together(x: Float[Tensor, "S m D"], slices: int) -> Float[Tensor, "B M D"]:
-    """Undoes `apart`; the copies of the class token, which went their own ways, are averaged."""
-    cls = rearrange(x[:, 0], "(b s) d -> b s d", s=slices).mean(1, keepdim=True)
-    return torch.cat([cls, rearrange(x[:, 1:], "(b s) n d -> b (s n) d", s=slices)], dim=1)

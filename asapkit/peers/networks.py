@@ -7,12 +7,10 @@ from importlib import import_module
 from torch import nn
 
 from asapkit.config import Config
+from asapkit.encoders import image_encoder
 from asapkit.peers.frame import Geometry
-from asapkit.rotary import RotaryEncoder
 from asapkit.types import Refused
-from asapkit.vit3d import Encoder
 
-HOUSE = {"house": Encoder, "house_rotary": RotaryEncoder}
 KINDS = {
     "vit": "vit.ViT",
     "hlip": "hlip.HLIP",
@@ -28,11 +26,11 @@ KINDS = {
 def make(kind: str, settings: dict) -> nn.Module:
     """An encoder with fresh weights.  Raises: Refused for an unknown kind, ValueError for settings that it does not have."""
     settings = dict(settings)
-    if kind in HOUSE:
+    if kind == "house":
         values = dict(settings["config"])
-        return HOUSE[kind](Config.at(values.pop("scale"), **values))
+        return image_encoder(Config.at(values.pop("scale"), **values))
     if kind not in KINDS:
-        raise Refused(f"unknown kind of encoder {kind!r}; there are {', '.join([*HOUSE, *KINDS])}")
+        raise Refused(f"unknown kind of encoder {kind!r}; there are house, {', '.join(KINDS)}")
     module, name = KINDS[kind].split(".")
     if "geometry" in settings:
         settings["geometry"] = Geometry.from_dict(settings["geometry"])

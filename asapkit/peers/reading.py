@@ -83,8 +83,7 @@ def _own(file: Path, state: State) -> Loaded:
     rest = {n: "decoder and heads of pre-training: checkpoint.load_method reads them with the run" for n in state if n not in used}
     report = Report("asapkit", f"a run of this library, scale {encoder.config.scale}", "the trainer's own", renamed=used, dropped=rest)
     report.contract = says(encoder)
-    kind = next(name for name, made in networks.HOUSE.items() if isinstance(encoder, made))
-    return Loaded(encoder, report, kind, {"config": asdict(encoder.config)})
+    return Loaded(encoder, report, "house", {"config": asdict(encoder.config)})
 
 
 def _built(family: Family, ours: State, crop: Triple | None, *, name: str) -> Built:

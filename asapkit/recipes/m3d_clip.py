@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -28,12 +28,16 @@ class Method(nn.Module):
     def __init__(self, config: Config, *, released_scale: bool = False, text_memory: bool = False):
         start = {"scale": math.log(1 / 0.07), "log_scale": False} if released_scale else {"scale": 1 / 0.07}
         super().__init__()
-        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, text_memory=text_memory, **start)
+
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.encoder(image)[:, 0]
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        return self.pair(self.encoder(batch.image)[:, 0], batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
         return {"contrast": self.pair.info_nce(self.embed(batch), batch.report_tokens, batch.report_real, gather=self.gather)}

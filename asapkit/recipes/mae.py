@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
-from asapkit.masking import hidden_indices, visible_patches
+from asapkit.masking import hidden_indices, visible_of
 from asapkit.types import Batch, Losses
 from asapkit.vit3d import Decoder, Encoder, patches_at
 
@@ -26,8 +26,7 @@ class Method(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
 
     def forward(self, batch: Batch) -> Losses:
-        last = ~batch.in_body if self.config.hide_air_first else None
-        visible = visible_patches(batch.patch_order, visible=self.config.visible, last=last)
+        visible = visible_of(batch, self.config)
         hidden = hidden_indices(visible, self.config.patches)
         predicted, _ = self.decoder(self.encoder(batch.image, visible), visible, only=hidden)
         target = patches_at(batch.image, self.config.patch, hidden)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import FINDINGS, Batch, Losses
-from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0, "labels": 1.0}
 
@@ -25,19 +25,24 @@ class Method(nn.Module):
     """scale: factor on the cosines at the start; the released model starts at e.   text_memory: keep the text features of reports seen before."""
 
     frozen = ("pair.text.",)
+    needs = ("labels",)
 
     def __init__(self, config: Config, *, scale: float = math.e, text_memory: bool = False):
         super().__init__()
-        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=scale, text_memory=text_memory)
         self.head = nn.Linear(config.width, len(FINDINGS))
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.encoder.tokens(image).mean(1)
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        return self.pair(self.encoder.tokens(batch.image).mean(1), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
-        volume = self.encoder.tokens(batch.image).mean(1)
+        volume = self.feature(batch.image)
         embedded = self.pair(volume, batch.report_tokens, batch.report_real)
         contrast = self.pair.info_nce(embedded, batch.report_tokens, batch.report_real, gather=self.gather)
         return {"contrast": contrast, "labels": objectives.labels_bce(self.head(volume), batch.labels)}

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone, moment_kernel, moments, same_report
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -35,7 +35,7 @@ class Method(nn.Module):
         if not (0 <= alpha <= 1 and 0 <= softness <= 1):
             raise ValueError(f"alpha {alpha}, softness {softness}: give numbers from 0 to 1")
         super().__init__()
-        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         self.mode, self.alpha, self.softness = mode, alpha, softness
         self.score = nn.Linear(config.width, 1, bias=False)
@@ -46,10 +46,14 @@ class Method(nn.Module):
         """How much of the volume's feature each patch gives."""
         return self.score(tokens).squeeze(-1).float().softmax(-1)
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        tokens = self.encoder.tokens(image)
+        return self.pooled(tokens, self.shares(tokens))
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        tokens = self.encoder.tokens(batch.image)
-        return self.pair(self.pooled(tokens, self.shares(tokens)), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     @staticmethod
     def pooled(tokens: Float[Tensor, "B N D"], share: Float[Tensor, "B N"]) -> Float[Tensor, "B D"]:

@@ -9,6 +9,8 @@ equal texts are no negatives. Cost: every patch of a chunk is computed: 4.5 of t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -56,11 +58,14 @@ class Method(nn.Module):
         self, config: Config, *, longest: int = 8, whole: float = 0.0, chunks: int = 1, inside: float = 0.5, rope: str = "axial",
         rope_base: float = 1000.0, text_memory: bool = False,
     ):  # fmt: skip
+        if config.encoder == "swin":
+            raise ValueError("encoder 'swin': this recipe turns its places and has an encoder of its own; leave encoder as it is")
         if longest < 1 or not 1 <= chunks < config.patches:
             raise ValueError(f"longest {longest}, chunks {chunks}: give whole numbers of at least 1 (of chunks fewer than {config.patches})")
         if not (0 <= whole <= 1 and 0 < inside <= 1):
             raise ValueError(f"whole {whole}, inside {inside}: give shares from 0 to 1 (inside above 0)")
         super().__init__()
+        config = replace(config, encoder="rotary")
         self.config, self.gather = config, alone
         self.longest, self.whole, self.chunks, self.inside = longest, whole, chunks, inside
         self.encoder = RotaryEncoder(config, base=rope_base, mode=rope)
@@ -74,9 +79,13 @@ class Method(nn.Module):
         """Lengths that a step may have: what it costs is a mean over them."""
         return 1 if self.whole == 1 else min(self.longest, self.config.grid[2])
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.pool(self.encoder.tokens(image))
+
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Whole volumes, of any depth, and reports in one space, unit length."""
-        return self.pair(self.pool(self.encoder.tokens(batch.image)), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
         start, length = self.drawn(batch)

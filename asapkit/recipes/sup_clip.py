@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone
 from asapkit.types import Batch, Losses
-from asapkit.vit3d import Encoder
 
 WEIGHTS = {"contrast": 1.0}
 
@@ -32,12 +32,16 @@ class Method(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature {temperature}: give a number above 0")
         super().__init__()
-        self.config, self.encoder, self.gather = config, Encoder(config), alone
+        self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=1 / temperature if normalise else None, normalise=normalise, text_memory=text_memory)
+
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.encoder.tokens(image).mean(1)
 
     def embed(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space."""
-        return self.pair(self.encoder.tokens(batch.image).mean(1), batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
         return {"contrast": self.pair.info_nce(self.embed(batch), batch.report_tokens, batch.report_real, gather=self.gather)}

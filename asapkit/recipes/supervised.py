@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from asapkit import objectives
 from asapkit.config import Config
+from asapkit.encoders import chosen_encoder
 from asapkit.masking import visible_patches
 from asapkit.types import FINDINGS, Batch, Losses
-from asapkit.vit3d import Encoder
 
 WEIGHTS = {"labels": 1.0}
 
@@ -23,10 +23,12 @@ class Method(nn.Module):
     see: share of the patches that a training step computes; air around the body is left out first, then patches at random.
     """
 
+    needs = ("labels",)
+
     def __init__(self, config: Config, *, see: float = 1.0):
         super().__init__()
         self.config, self.see = config, round(see * config.patches)
-        self.encoder = Encoder(config)
+        self.encoder = chosen_encoder(config)
         self.head = nn.Linear(2 * config.width, len(FINDINGS))
 
     def forward(self, batch: Batch) -> Losses:

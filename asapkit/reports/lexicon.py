@@ -12,8 +12,11 @@ def _any(*patterns: str) -> re.Pattern:
 _ARTERY = r"(?:aort(?!o|ico)\w*|arter\w+|vascular|supra-?aortic|carotid\w*|subclavian|brachiocephalic|arch)"
 _LIME = r"(?:calcif\w+|calcium|atherom\w+|atheroscl\w+|arterioscl\w+|plaques?)"
 _CORONARY = r"(?:coronar\w+|\bLAD\b|circumflex|\bRCA\b|\bLCX\b|left anterior descending)"
-_HEART = r"(?:hearts?(?! failure)|cardiac(?! (?:stasis|failure|pacemaker))|cardiothoracic|\bCT[OR]\b)"
-_BIG = r"(?:enlarg\w+|increas\w+|large\b|larger (?:than|compared)|above|dilat\w+|megaly|big|prominent|broad\w*)"
+_HEART = r"\b(?:hearts?(?! failure)|cardiac(?! (?:stasis|failure|pacemaker))|cardiothoracic|\bCT[OR]\b)"
+_BIG = (
+    r"(?:enlarg\w+|increas\w+|(?:large|big|prominent)\b(?! (?:\w+ )?(?:vessel|vascula|arter|airway))|larger (?:than|compared)|"
+    r"(?:(?<=is )|(?<=slightly ))larger|above|dilat\w+|megaly|broad\w*)"
+)
 
 FINDING_WORDS: dict[str, dict[str, re.Pattern]] = {
     "Medical material": {
@@ -76,7 +79,12 @@ FINDING_WORDS: dict[str, dict[str, re.Pattern]] = {
     },
     "Emphysema": {"named": _any(r"emphysem\w*|\bbulla\w*|\bbullous|\bblebs?\b|air trapping in the upper")},
     "Atelectasis": {"named": _any(r"(?<!fibro)(?<!fibro-)atelecta?\w*|(?<!fibro)atelectic|\bcollapse[ds]?\b")},
-    "Lung nodule": {"named": _any(r"(?<!acinar )(?<!lobular )nodul(?!ar\b)\w*|(?<!acinar )nodular (?:lesion|formation|structure|lung disease)\w*")},
+    "Lung nodule": {
+        "named": _any(
+            r"(?<!acinar )(?<!lobular )nodul(?!ar\b|e-like)\w*",
+            r"(?<!acinar )nodular (?:lesion|formation|structure|lung disease)\w*",
+        )
+    },
     "Lung opacity": {
         "named": _any(
             r"ground[- ]?glass|\bGGOs?\b|opacit\w+|opacif\w+|crazy[- ]paving|hazy|haziness|(?:fuzzy|vague|flocculent) (?:\w+ )?shadow\w*",
@@ -101,7 +109,7 @@ FINDING_WORDS: dict[str, dict[str, re.Pattern]] = {
     "Mosaic attenuation pattern": {"named": _any(r"mosaic|air[- ]trapping|small airways? disease")},
     "Peribronchial thickening": {
         "named": _any(
-            r"peri-?bronch\w+[^.;]{0,110}?thick\w+",
+            r"peri-?bronch\w+[^.;]{0,110}?thick\w+\b(?! (?:of|in) (?:the )?(?:\w+ )?(?:pleura|sept|fissure))",
             r"thick\w+[^.;]{0,50}?peri-?bronch\w+",
             r"bronch\w+ (?:\w+ )?walls?[^.;]{0,50}?thick\w+",
             r"\bbronchi\b[^.;]{0,140}?\bwall thick\w+",
@@ -111,7 +119,7 @@ FINDING_WORDS: dict[str, dict[str, re.Pattern]] = {
             r"bronchial cuffing|peri-?bronchial cuff\w*|thick-?walled bronch\w+",
         )
     },
-    "Consolidation": {"named": _any(r"consolidat\w+|air bronchogram\w*")},
+    "Consolidation": {"named": _any(r"consolidat\w+")},
     "Bronchiectasis": {
         "named": _any(
             r"bronchi?ectas\w+|bronchi?ectatic|dilat\w+[^.;]{0,30}?bronchi\b|bronch(?:i|us|ial)\b[^.;]{0,30}?(?<!not )\b(?:dilat|ectat|"
@@ -151,7 +159,8 @@ NOT_MEANT: dict[str, re.Pattern] = {
     "Lung opacity": re.compile(rf"^(?!.*\b(?:lungs?|pulmonary|lobes?|lingula\w*|subpleural)\b).*\b(?:{_ELSEWHERE}|mediastin\w+|fatty)", re.I),
     "Emphysema": re.compile(r"(?:subcutaneous|soft tissue|mediastin\w+|axilla\w*|pectoral|fatty|surgical|neck)[^.;]*emphysem|"
     r"emphysem\w*[^.;]*(?:subcutaneous|axilla|pectoral|fatty|chest wall)", re.I),
-    "Pulmonary fibrotic sequela": re.compile(r"\b(?:kidney\w*|renal|liver|spleen|rib|ribs|fractur\w+|breast|uter\w+|bones?|infarct\w*)\b", re.I),
+    "Pulmonary fibrotic sequela": re.compile(r"^(?!.*\b(?:lungs?|pulmonary|lobes?|parenchym\w+|pleuro\w+)\b).*\blymph nodes?\b|"
+    r"\b(?:kidney\w*|renal|liver|spleen|rib|ribs|fractur\w+|breast|uter\w+|bones?|infarct\w*)\b", re.I),
     "Consolidation": re.compile(r"(?:fractur\w+|callus)", re.I),
     "Atelectasis": re.compile(rf"^(?!.*atelect).*{_HOLLOW}[^.;]*collaps|^(?!.*atelect).*collaps[^.;]*{_HOLLOW}", re.I),
     "Arterial wall calcification": re.compile(

@@ -56,7 +56,7 @@ _VERB = re.compile(
 _DENIED = re.compile(
     r"\b(?:no|none|neither|nor|without|absent|absence|negative for|free of|lacks?|lack of|devoid|resolved|disappeared)\b|"
     r"\b(?:not|never)\b(?! (?:only|optimally|clearly|specific|evaluated|changed?|included|typical|possible|sufficient)|"
-    r" be (?:excluded|evaluated|ruled|characterized|assessed|distinguished))",
+    r" be (?:\w+ly )?(?:excluded|evaluated|ruled|characterized|assessed|distinguished|differentiated|measured))",
     re.I,
 )
 _NO_CHANGE = re.compile(
@@ -92,8 +92,9 @@ _HEDGE = re.compile(
     re.I,
 )
 _HEDGED_BEFORE = re.compile(
-    r"(?:\b(?:possibl[ey]|probabl[ey]|suspected|suspicion (?:of|for)|suspicious (?:for|of)|questionable|equivocal|doubtful|presumed|likely|uncertain|"
-    r"(?:may|might|could)(?: \w+)? (?:be|represent|reflect|correspond|indicate|suggest|belong|accompany)|thought to|explained by|cannot exclude|"
+    r"(?P<hedge>\b(?:possibl[ey]|probabl[ey]|suspected|suspicion (?:of|for)|suspicious (?:for|of)|questionable|equivocal|doubtful|presumed|likely|"
+    r"uncertain|(?:may|might|could)(?: \w+)? (?:be(?: (?:due|secondary|compatible|consistent|related|attributed)\b)?|represent|reflect|correspond|"
+    r"indicate|suggest|belong|accompany)|thought to|explained by|cannot exclude|"
     r"suggest\w*|raises?|in terms of|differential|versus|vs|query|rule out)\b)[^;.]{0,120}$",
     re.I,
 )
@@ -192,7 +193,7 @@ def _state(clause: Clause, finding: str, words: dict[str, re.Pattern]) -> str | 
 
 def _hedged(clause: str, found: re.Match) -> bool:
     before = _HEDGED_BEFORE.search(clause[: found.start()])
-    if before and not _ASSERTED_BETWEEN.search(before.group()):
+    if before and not _ASSERTED_BETWEEN.search(clause, before.end("hedge"), found.start()):
         return True
     return bool(_HEDGED_AFTER.search(clause[found.end() :]))
 

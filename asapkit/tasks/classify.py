@@ -160,7 +160,7 @@ def table(features: Features, store: Store) -> Studies:
     """
     rows = store.table.loc[list(features.ids)]
     if missing := [f for f in FINDINGS if f not in rows]:
-        raise Refused(f"{store.root}: no labels for {', '.join(missing[:3])}; give the dataset's label table, or labels.silver_labels of its reports")
+        raise Refused(f"{store.root}: no labels for {', '.join(missing[:3])}; give the dataset's label table, or preprocess with --labels")
     labels = rows[list(FINDINGS)].to_numpy(float)
     train = training_rows(rows)
     mean, names, (label, patient, train) = metrics.by_study(features.pooled, rows["study"].to_numpy(), labels, rows["patient"].to_numpy(), train)

@@ -1,0 +1,122 @@
+"""The hierarchical encoder keeps the contract of every encoder, and its stages are MONAI's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from made import made_batch
+
+from asapkit import checkpoint, hub, store, train
+from asapkit.config import Config
+from asapkit.encoders import image_encoder
+from asapkit.peers import reading
+from asapkit.swin import Swin
+from asapkit.train import recipe_module
+from asapkit.types import Refused
+from asapkit.vit3d import Encoder
+
+TOY = Config.at("toy", encoder="swin")
+SEES_ALL = {"ct_clip", "m3d_clip", "merlin", "scale_vlp", "sup_clip", "supervised"}
+REFUSED = "encoder 'swin': this recipe leaves patches out, which only 'vit' can; set encoder=vit"
+
+
+def made(config=TOY):
+    torch.manual_seed(0)
+    return image_encoder(config)
+
+
+def test_what_the_house_asks_of_every_encoder():
+    encoder, image = made(), made_batch(TOY).image
+    assert isinstance(encoder, Swin) and isinstance(image_encoder(Config.at("toy")), Encoder)
+    assert (encoder.grid, encoder.patch, encoder.width, encoder.contract) == (TOY.grid, TOY.patch, TOY.width, TOY.contract)
+    tokens = encoder.tokens(image)
+    assert tokens.shape == (3, TOY.patches, TOY.width)
+    whole = encoder(image)
+    assert torch.equal(whole[:, 1:], tokens) and torch.allclose(whole[:, 0], tokens.mean(1))
+    assert [x.shape for x in encoder.hidden(image, (0, 1, -1))] == [(3, TOY.patches, c) for c in (12, 24, 96)]
+    assert [stage.window_size for stage in encoder.stages] == [(7, 7, 7), (5, 4, 4), (3, 2, 2), (2, 1, 1)]  # none larger than its map
+
+
+@pytest.mark.parametrize("config", [TOY, Config.at("small", encoder="swin"), Config.at("toy", encoder="swin", crop=(15, 10, 20), patch=(5, 5, 5))])
+def test_a_patch_that_changes_changes_its_own_token_most(config):
+    encoder, image = made(config), made_batch(config, volumes=1).image
+    gx, gy, gz = config.grid
+    with torch.no_grad():
+        before = encoder.tokens(image)
+        for x, y, z in ((0, 0, 0), (gx - 1, 0, 0), (0, gy - 1, 0), (0, 0, gz - 1), (gx // 2, gy // 2, gz // 2)):
+            other = image.clone()
+            (px, py, pz), at = config.patch, (x * gy + y) * gz + z
+            other[..., x * px : (x + 1) * px, y * py : (y + 1) * py, z * pz : (z + 1) * pz] *= -1
+            assert (encoder.tokens(other) - before).norm(dim=-1)[0].argmax() == at
+
+
+def test_stages_are_those_of_monai_where_no_window_is_larger_than_its_map():
+    from monai.networks.nets.swin_unetr import SwinTransformer
+
+    config = Config.at("toy", encoder="swin", crop=(56, 28, 28), patch=(2, 2, 2), width=16, heads=8)
+    ours = made(config)
+    theirs = SwinTransformer(1, 4, (7, 7, 7), (1, 1, 1), (2, 2, 2, 2), (2, 4, 8, 16), downsample="mergingv2")
+    wanted = {name: own_name(name, ours.state_dict()) for name in theirs.state_dict() if not name.startswith("layers4") and "index" not in name}
+    theirs.load_state_dict(wanted, strict=False)
+    image = torch.rand(1, 1, *config.crop) * 2 - 1
+    with torch.no_grad():
+        for merge, own, other in zip(ours.merges, ours.maps(image), theirs(image, normalize=False)[1:4], strict=False):
+            assert torch.allclose(merge(own.movedim(1, -1)).movedim(-1, 1), other, atol=1e-5)
+
+
+def own_name(theirs, state):
+    """Our tensor of one of MONAI's names."""
+    number = int(theirs[6]) - 1 if theirs.startswith("layers") else 0
+    ours = theirs.replace("patch_embed.", "embed.").replace(f"layers{number + 1}.0.downsample", f"merges.{number}")
+    return state[ours.replace(f"layers{number + 1}.0", f"stages.{number}")]
+
+
+@pytest.mark.parametrize("recipe", train.recipes())
+def test_a_recipe_trains_it_or_refuses_it_in_one_line(recipe):
+    torch.manual_seed(0)
+    refused = ""
+    try:
+        method = recipe_module(recipe).Method(TOY)
+    except ValueError as error:
+        refused = str(error)
+    assert refused in ("", REFUSED) or (recipe == "sigvlp" and "an encoder of its own" in refused)
+    assert not (refused and recipe in SEES_ALL)
+    if refused:
+        return
+    losses = method(made_batch(TOY))
+    assert set(losses) == set(recipe_module(recipe).WEIGHTS) and all(torch.isfinite(x) for x in losses.values())
+    sum(losses.values()).backward()
+    assert [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)] == []
+
+
+def test_what_it_cannot_do_is_said():
+    with pytest.raises(Refused, match="computes every patch: let the recipe see all of them"):
+        recipe_module("supervised").Method(TOY, see=0.5)(made_batch(TOY))
+    with pytest.raises(ValueError, match="unknown encoder 'resnet'; there are vit, swin"):
+        Config.at("toy", encoder="resnet")
+    with pytest.raises(ValueError, match="width 50: encoder 'swin' needs a multiple of 4"):
+        image_encoder(Config.at("toy", encoder="swin", width=50, heads=2))
+
+
+def test_a_run_of_it_comes_back_and_is_exported(toy_store, tmp_path):
+    train.pretrain(store.open(toy_store), tmp_path / "run", recipe="supervised", config=replace(TOY, steps=2), progress=False)
+    encoder, image = checkpoint.load_encoder(tmp_path / "run"), made_batch(TOY).image
+    assert isinstance(encoder, Swin)
+    folder = hub.export(reading.load(tmp_path / "run" / "weights.safetensors"), tmp_path / "out")
+    with torch.inference_mode():
+        assert torch.equal(hub.load(folder)(image), encoder.tokens(image))
+    assert "whole" in checkpoint.start_from(made(), tmp_path / "run")
+    with pytest.raises(Refused, match="do not fit this encoder"):
+        checkpoint.start_from(image_encoder(Config.at("toy")), tmp_path / "run")
+    train.pretrain(store.open(toy_store), tmp_path / "vit", recipe="mae", config=Config.at("toy", steps=1), progress=False)
+    with pytest.raises(Refused, match="not of the kind that this recipe trains"):
+        checkpoint.start_from(made(), tmp_path / "vit")
+
+
+def test_an_encoder_that_belongs_to_one_recipe_is_refused_by_the_others():
+    with pytest.raises(ValueError, match="'rotary' is that of recipe sigvlp"):
+        checkpoint.make_method("m3d_clip", Config.at("toy", encoder="rotary"), {})
+    with pytest.raises(ValueError, match="'rotary': this recipe leaves patches out"):
+        checkpoint.make_method("mae", Config.at("toy", encoder="rotary"), {})
+    with pytest.raises(ValueError, match="an encoder of its own"):
+        checkpoint.make_method("sigvlp", Config.at("toy", encoder="swin"), {})
