@@ -151,10 +151,16 @@ def test_the_loss_against_a_loop_over_pairs(options):
 
 
 def test_volumes_of_one_report_and_chunks_of_one_scan_are_never_negatives():
-    batch = made_batch(TOY, volumes=1)
-    for options, index in (({}, [0, 0]), ({"chunks": 3}, [0])):
-        method, twins = make(**options), repeated(batch, index)
-        held = {}
+    """Chunks of one layer each; organ z fills layer z and sentence z is about it, so that no two texts are alike."""
+    batch = with_numbers(made_batch(TOY, volumes=1), length=0.0)
+    height = torch.arange(TOY.patches) % LAYERS
+    batch = replace(batch, organs=torch.nn.functional.one_hot(height, len(ORGANS)).float()[None])
+    batch = replace(batch, sentence_organs=torch.eye(4, len(ORGANS), dtype=torch.bool)[None])
+    for options, index, starts in (({}, [0, 0], [[0.1], [0.9]]), ({"chunks": 3}, [0], [[0.1, 0.4, 0.9]])):
+        method, twins, held = make(**options), repeated(batch, index), {}
+        twins.patch_order[:, 1 : 1 + method.chunks] = torch.tensor(starts)
+        tokens, _ = method.texts(twins, *method.drawn(twins))
+        assert len({tuple(row.tolist()) for row in tokens}) == len(tokens) > 1
         logits = method.pair.logits
         method.pair.logits = lambda v, t, logits=logits, held=held: held.setdefault("logits", logits(v, t))
         loss = method(twins)["contrast"]
