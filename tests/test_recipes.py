@@ -266,8 +266,8 @@ def test_a_positive_sentence_that_weighs_more_moves_the_loss_towards_its_own(ali
     batch = made_batch(CONFIG)
     batch.sentence_positive[:, 1:] = False
     by_weight = [make("simcrop", align_over=align_over, positive_weight=w)(batch)["align"].item() for w in (1e-4, 1.0, 3.0, 1e4)]
-    assert by_weight == sorted(by_weight) or by_weight == sorted(by_weight, reverse=True)
     others, alone = by_weight[0], by_weight[-1]
+    assert abs(others - alone) > 1e-2
     assert by_weight[1] == pytest.approx((3 * others + alone) / 4, rel=1e-2) and by_weight[2] == pytest.approx((others + alone) / 2, rel=1e-2)
 
 
