@@ -3,6 +3,7 @@
 Source: Liu et al., Swin Transformer (2103.14030); MONAI's 3-D form of it (`monai.networks.nets.swin_unetr`, Apache-2.0). Differs: a window that is
 larger than the map of its stage is made with the map's size, so that its position biases stay those of its offsets (MONAI cuts a larger table);
 merging takes all eight neighbours ("mergingv2"); maps are read before they are merged; tokens join those of all stages.
+Cost (2026-11-23, LOG.md): a step of `supervised` at `small` takes 1.9 times as long as with the ViT, for three times the parameters.
 """
 
 from __future__ import annotations
