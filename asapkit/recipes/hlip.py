@@ -43,9 +43,13 @@ class Method(nn.Module):
         self.see = math.ceil(see * config.patches / config.grid[2])
         self.pair = Pair(config, text_memory=text_memory, **({"scale": 10.0, "bias": -10.0} if loss == "sigmoid" else {}))
 
+    def feature(self, image: Float[Tensor, "B 1 X Y Z"], visible: Tensor | None = None) -> Float[Tensor, "B D"]:
+        """What is contrasted of a volume, before `pair` projects it."""
+        return self.encoder(image, visible)[:, 0]
+
     def embed(self, batch: Batch, visible: Tensor | None = None) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
         """Volume and report in one space, unit length."""
-        return self.pair(self.encoder(batch.image, visible)[:, 0], batch.report_tokens, batch.report_real)
+        return self.pair(self.feature(batch.image, visible), batch.report_tokens, batch.report_real)
 
     def forward(self, batch: Batch) -> Losses:
         slices = self.config.grid[2]
