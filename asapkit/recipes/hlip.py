@@ -4,6 +4,7 @@ Source: HLIP (2505.21862), github Zch0414/hlip, as described in methods.md E11; 
 contract and positions; a slice is a layer of patches along z; one volume a study, hence no level of several scans; which blocks see the volume is
 counted back from the last, so that it does at any depth (2, 5, 8, 11 of 12, as theirs); no drop-path; the text encoder is frozen; volumes of one
 report are no negatives.
+Cost: .71 of the CPU time of a step of recipe `ct_clip` (scale small, texts remembered), .27 where half the patches are seen (2026-11-23).
 """
 
 from __future__ import annotations

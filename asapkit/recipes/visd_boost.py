@@ -5,8 +5,10 @@ codes; `contrast`, organs against their sentences, the tokens of the last level 
 
 Source: ViSD-Boost (2508.03742) as described in methods.md E10, where only inference was released. Differs: this house's ViT and contract in place of
 a 3-D ResNet-18; the first stage, known from the abstract alone, is a supervised contrast and trains together with the rest (in stages: loss
-weights of 0, then `--init`); least and greatest number of an organ's tokens are taken over all its features, and undone afterwards; the codes learn
-from normal organs alone, and no other loss reaches them; text, organs and what is normal as in recipe `fvlm`. Needs organ masks.
+weights of 0, then `--init`); queries pool three levels of tokens and the changed fourth; least and greatest number of an organ's tokens are taken
+over all its features, and undone afterwards; the codes learn from normal organs alone, and no other loss reaches them; text, organs and what is
+normal as in recipe `fvlm`. Needs organ masks. Cost: 1.38 times the CPU time of a step of recipe `ct_clip` (scale small, texts remembered,
+2026-11-23).
 """
 
 from __future__ import annotations
