@@ -108,13 +108,14 @@ SUPERVISION = {
 
 
 def require_volumes(store: Store, ids: list[str], method: nn.Module, *, recipe: str) -> None:
-    """Raises: Refused where there is no volume to train on, or none of them has what the method learns from (`needs`)."""
+    """Raises: Refused where there is no volume to train on, or none has what the method `needs` (its option `without` spares that)."""
     if not ids:
         raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
     for need in getattr(method, "needs", ()):
         words, there, get = SUPERVISION[need]
         if not there(store.table.loc[ids]):
-            raise Refused(f"recipe {recipe} needs {words}; {store.root} has none for any training volume: {get} (README, your own data)")
+            spare = f", or train without: {method.without}" if hasattr(method, "without") else ""
+            raise Refused(f"recipe {recipe} needs {words}; {store.root} has none for any training volume: {get} (README, your own data){spare}")
 
 
 def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> list[dict]:

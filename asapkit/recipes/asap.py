@@ -44,6 +44,7 @@ class Method(nn.Module):
     """
 
     frozen = ("text.",)  # parameter prefixes that are neither trained nor saved
+    without = "aki=false"  # of what it needs
 
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
