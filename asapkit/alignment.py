@@ -135,7 +135,7 @@ class Alignment(nn.Module):
         if self.over == "batch":
             return self.over_batch(batch, sentence, levels, mixture=mixture, gather=gather)
         real = self.stated(batch)
-        loss = self.prior(mixture, real)
+        loss = self.prior(mixture, real, worth=self.worth(batch))
         for patches, which in levels:
             weights = self.select(sentence, patches, mixture=mixture, gate=self.gate(batch, which))
             loss = loss + objectives.align_in_report(
@@ -148,7 +148,7 @@ class Alignment(nn.Module):
         """The contrast over the images of all ranks."""
         own = (sentence, mixture, batch.sentence_meaning, self.stated(batch), self.worth(batch))
         sentence, mixture, meaning, real, worth = map(gather, own)
-        loss = self.prior(mixture, real)
+        loss = self.prior(mixture, real, worth=worth)
         if not real.any():
             return loss + sum(patches.sum() for patches, _ in levels) * 0.0 + sentence.sum() * 0.0  # every rank's graph stays whole
         image = torch.arange(len(real), device=real.device).unsqueeze(1).expand_as(real)[real]
@@ -169,9 +169,10 @@ class Alignment(nn.Module):
         evidence = torch.einsum("lbv,bve->lbe", chosen, patches.float())
         return torch.einsum("le,lbe->lb", s, objectives.unit(evidence)) / self.temperature
 
-    def prior(self, mixture: Float[Tensor, "B S M"], real: Bool[Tensor, "B S"]) -> Float[Tensor, ""]:
+    def prior(self, mixture: Float[Tensor, "B S M"], real: Bool[Tensor, "B S"], *, worth: Float[Tensor, "B S"] | None = None) -> Float[Tensor, ""]:
+        """Of each report, averaged as the contrast is."""
         per_report = self.selector.prior(mixture, real)
-        return self.prior_weight * objectives.sentence_mean(per_report.unsqueeze(1).expand(real.shape), real, mean=self.mean)
+        return self.prior_weight * objectives.sentence_mean(per_report.unsqueeze(1).expand(real.shape), real, mean=self.mean, worth=worth)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What `loss` is a mean over; nothing where it joins the ranks itself."""

@@ -5,6 +5,8 @@ A volume's stream is seeded by (seed, epoch, id): one process and many, first ru
 
 from __future__ import annotations
 
+from functools import cache
+from hashlib import blake2b
 from zlib import crc32
 
 import numpy as np
@@ -106,8 +108,7 @@ def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
     """Pads texts to the longest of the batch; sentences beyond `max_sentences` of a report are left out of the alignment."""
     stack = {k: torch.from_numpy(np.stack([item[k] for item in items])) for k in ("in_body", "organs", "labels", "patch_order")}
     count = min(max((len(item["meanings"]) for item in items), default=0), max_sentences)
-    number = {m: n for n, m in enumerate(sorted({m for item in items for m in item["meanings"]}))}
-    meanings = [np.array([number[m] for m in item["meanings"]], np.int64) for item in items]
+    meanings = [np.array([meaning_number(m) for m in item["meanings"]], np.int64) for item in items]
     sentence = pad([item["findings_sentence"] for item in items], fill=-1)
     report = pad([item["report_tokens"] for item in items])
     return Batch(
@@ -127,6 +128,12 @@ def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
         report_order=pad([item["report_order"] for item in items], fill=2.0),
         **stack,
     )
+
+
+@cache
+def meaning_number(meaning: str) -> int:
+    """The same number, at least 0, for the same meaning in every batch of every rank: they are compared across ranks."""
+    return int.from_bytes(blake2b(meaning.encode(), digest_size=8).digest()) >> 1
 
 
 def pad(rows: list[np.ndarray], *, fill: float = 0, length: int | None = None) -> Tensor:

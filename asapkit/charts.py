@@ -16,10 +16,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from asapkit.drawing import CYCLE, GREY, INK, Picture, chart_page, encoder_colours, require, styled
 from asapkit.ranks import effective_rank, spectra
+from asapkit.types import LOSSES
 
 __all__ = ["effective_rank", "grounding_bars", "history", "k_extent", "patient_dependence", "probe_bars", "probe_dots", "selected_k", "spectra"]
 
-LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 KINDS = dict(zip(("normal", "focal", "diffuse", "uncertain", "elsewhere"), CYCLE, strict=False))  # a kind of sentence keeps its colour
 BASELINES = {  # column -> what it is called, marker, colour
     "chance": ("a random body patch", "|", "#222222"),

@@ -218,6 +218,9 @@ def start_from(encoder: nn.Module, source: Path | str) -> str:
     Raises: Refused where not even the blocks fit.
     """
     state, wanted = load_encoder(source).state_dict(), encoder.state_dict()
+    turned = [k for k in ("frequencies",) if k in state and k in wanted and not torch.equal(state[k], wanted[k])]
+    if turned:
+        raise Refused(f"{source}: its places are turned by other frequencies; give the rope and rope_base that it was trained with")
     if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
         encoder.load_state_dict(state)
         return f"encoder starts from {source}, whole"

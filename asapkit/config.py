@@ -124,7 +124,7 @@ class Config:
         """Raises: ValueError naming the first field whose value makes no training."""
         counted = (
             "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "align_width", "word_width", "word_depth", "word_heads",
-            "max_tokens", "max_sentences", "batch_size", "accumulate", "steps",
+            "max_tokens", "max_sentences", "batch_size", "accumulate", "steps", "pool",
         )  # fmt: skip
         for name in counted:
             if getattr(self, name) < 1:

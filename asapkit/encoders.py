@@ -16,7 +16,9 @@ KINDS = {"vit": Encoder, "swin": Swin, "rotary": RotaryEncoder}
 
 
 def image_encoder(config: Config) -> nn.Module:
-    """A fresh encoder."""
+    """A fresh encoder.  Raises: ValueError for a setting that only the ViT has."""
+    if config.encoder != "vit" and (config.pool != 1 or config.attend != "volume"):
+        raise ValueError(f"pool {config.pool}, attend {config.attend!r}: encoder {config.encoder!r} has neither; leave them at 1 and 'volume'")
     return KINDS[config.encoder](config)
 
 

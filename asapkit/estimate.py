@@ -141,16 +141,18 @@ def paper_text(method: nn.Module) -> nn.Module:
     """The method with a text encoder of the paper's size (BERT-base) and random weights: for counting and timing, with nothing downloaded."""
     from transformers import BertConfig, BertModel
 
-    from asapkit.language import Projection
+    from asapkit.language import Projection, TextEncoder
 
     bert = BertModel(BertConfig(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.25), add_pooling_layer=False)
-    method.text.bert, method.text.width = bert.requires_grad_(False), bert.config.hidden_size
+    width = bert.config.hidden_size
     for module in list(method.modules()):
-        reader = dict(module.named_children()).get("text")  # what reads the text encoder is called after it
-        if isinstance(reader, Projection):
-            module.text = Projection(method.text.width, reader.dense_to_output.out_features)
-        elif isinstance(module, nn.ModuleDict) and isinstance(reader, nn.Linear):
-            module["text"] = nn.Linear(method.text.width, reader.out_features)
+        if isinstance(module, TextEncoder):
+            module.bert, module.width = bert.requires_grad_(False), width
+        for name, reader in module.named_children():  # what reads the text encoder is called after it, or after what is read
+            if name == "text" and isinstance(reader, Projection):
+                module.text = Projection(width, reader.dense_to_output.out_features)
+            elif isinstance(reader, nn.Linear) and (name == "report" or (name == "text" and isinstance(module, nn.ModuleDict))):
+                module._modules[name] = nn.Linear(width, reader.out_features, bias=reader.bias is not None)
     return method.train()
 
 
@@ -250,4 +252,4 @@ def counted_method(recipe: str, config: Config, options: dict) -> nn.Module:
     if config.text_encoder != "cxr-bert":
         return make_method(recipe, config, options).train()
     method = make_method(recipe, replace(config, text_encoder="minilm"), options).train()
-    return paper_text(method) if hasattr(method, "text") else method
+    return paper_text(method)

@@ -130,9 +130,11 @@ def tokens(encoders: dict, store: Store | Field, ids: list[str]) -> tuple[dict[s
 
 
 def attention_outputs(encoder, store: Store, ids: list[str]) -> dict[str, list[np.ndarray]]:
-    """Output of every attention module (N, D), layer by layer, of each volume."""
+    """Output of every attention module (N, D), layer by layer, of each volume.  Raises: Refused for an encoder that has none to show."""
     import torch
 
+    if not hasattr(encoder, "attention_outputs"):
+        raise Refused(f"{type(encoder).__name__} shows no attention; load a run whose encoder is the 3-D ViT")
     with torch.no_grad():
         return {id: [layer[0].numpy() for layer in encoder.attention_outputs(image(store, id))] for id in ids}
 

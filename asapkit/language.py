@@ -145,13 +145,7 @@ def chosen_sentences(
 ) -> tuple[Int[Tensor, "B T2"], Bool[Tensor, "B T2"]]:
     """[CLS] the chosen sentences of a text in its order [SEP], at most `longest` tokens; a row without a real token where none is chosen."""
     said = (sentence >= 0) & chosen.gather(1, sentence.clamp(min=0)) if chosen.shape[1] else torch.zeros_like(sentence, dtype=torch.bool)
-    rows = [row[keep][: longest - 2] for row, keep in zip(tokens, said, strict=True)]
-    out = tokens.new_zeros(len(rows), max(map(len, rows)) + 2)
-    real = torch.zeros_like(out, dtype=torch.bool)
-    for r, row in enumerate(rows):
-        if n := len(row):
-            out[r, 0], out[r, 1 : n + 1], out[r, n + 1], real[r, : n + 2] = cls, row, sep, True
-    return out, real
+    return framed([row[keep][: longest - 2] for row, keep in zip(tokens, said, strict=True)], cls=cls, sep=sep, like=tokens)
 
 
 class CrossAttention(nn.Module):

@@ -31,12 +31,13 @@ def visible_patches(
     return key.argsort(dim=1, stable=True)[:, :visible].sort(dim=1).values
 
 
-def visible_in_slices(order: Float[Tensor, "B N"], *, slices: int, visible: int) -> Int[Tensor, "B V"]:
-    """`visible` patches of every slice along z, those with the lowest `order` in it, one of each slice after the other.
+def visible_in_slices(order: Float[Tensor, "B N"], *, slices: int, visible: int, last: Bool[Tensor, "B N"] | None = None) -> Int[Tensor, "B V"]:
+    """`visible` patches of every slice along z, those with the lowest `order` in it (`last` ones after others), one of each slice after another.
 
     Source: HLIP's patch dropout (methods.md E11), for encoders whose blocks attend within slices.
     """
-    rank = rearrange(order, "b (n s) -> b n s", s=slices).argsort(dim=1, stable=True)[:, :visible].sort(dim=1).values
+    key = order if last is None else order + last.to(order.dtype)
+    rank = rearrange(key, "b (n s) -> b n s", s=slices).argsort(dim=1, stable=True)[:, :visible].sort(dim=1).values
     return rearrange(rank * slices + torch.arange(slices, device=order.device), "b n s -> b (n s)")
 
 

@@ -17,10 +17,9 @@ from typing import Any
 import pandas as pd
 
 from asapkit import checkpoint, status
-from asapkit.types import Refused
+from asapkit.types import LOSSES, Refused
 
 MARKS = ("method.json", "state.pt", "history.csv", status.FILE)
-LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "labels")
 LAST = 0.05  # share of the steps over which a last loss is the mean
 SCORES = {
     "probe": "macro AUROC of linear probes", "hit": "share of sentences whose highest patch lies in the truth",
@@ -264,6 +263,8 @@ def _macro_rows(table: pd.DataFrame, name: str, *, alone: bool) -> list[dict]:
     if not {"encoder", "finding"} <= set(table):
         return []
     rows = table[(table["finding"] == "macro") & ((table["encoder"] == name) | alone)]
+    if "task" in rows:  # zero-shot scores are no probe's
+        rows = rows[rows["task"].isin(("classify", "ground"))]
     if "share" in rows:
         share = pd.to_numeric(rows["share"], errors="coerce")
         rows = rows[rows["share"].isna() | (share == share.max())]

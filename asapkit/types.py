@@ -17,6 +17,9 @@ from torch import Tensor
 
 Losses = dict[str, Tensor]
 
+LOSSES = ("reconstruct", "organs", "align", "words", "match", "contrast", "normal", "codes", "labels")
+"""The words that losses are called by, in the order in which they are shown."""
+
 ORGANS = (
     "lung_upper_lobe_left", "lung_lower_lobe_left", "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right",
     "heart", "atrial_appendage_left", "esophagus", "aorta",
@@ -100,7 +103,7 @@ class Batch:
     findings_real: Bool[Tensor, "B T"]  # not padding
     findings_sentence: Int[Tensor, "B T"]  # sentence index of a token, -1 none (CLS, SEP, padding)
     sentence_real: Bool[Tensor, "B S"]
-    sentence_meaning: Int[Tensor, "B S"]  # sentences with the same number say the same; -1 padding
+    sentence_meaning: Int[Tensor, "B S"]  # sentences with the same number say the same, whatever the batch; -1 padding
     sentence_positive: Bool[Tensor, "B S"]  # states that something is there (not a denial, a doubt or normal anatomy)
     sentence_organs: Bool[Tensor, "B S O"]  # organs that the sentence may speak of (all True where it names none)
     report_tokens: Int[Tensor, "B R"]

@@ -143,7 +143,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config):
         if config.encoder != "vit":
-            raise ValueError(f"encoder {config.encoder!r}: this recipe leaves patches out, which only 'vit' can; set encoder=vit")
+            raise ValueError(f"encoder {config.encoder!r}: this recipe needs the patches, layers or slices of 'vit'; set encoder=vit")
         super().__init__()
         self.config, pool = config, config.pool
         self.grid, self.patch, self.width, self.contract = (

@@ -89,6 +89,9 @@ def test_tokens_sentences_and_meanings(held):
             meaning.setdefault(reports.meaning(text), set()).add(int(one.sentence_meaning[b, s]))
     assert all(len(numbers) == 1 for numbers in meaning.values())
     assert len(set.union(*meaning.values())) == len(meaning)
+    for b, id in enumerate(ids):  # another rank's batch, with other sentences beside them, gives the same numbers
+        own = batch.Items(held, TOY).batch([id]).sentence_meaning[0]
+        assert torch.equal(own, one.sentence_meaning[b, : len(own)]) and (own >= 0).all()
 
 
 def test_sentences_beyond_the_limit_are_left_out(held):

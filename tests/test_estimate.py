@@ -77,3 +77,13 @@ def test_a_step_of_the_paper_s_size_stays_within_what_was_promised():
     batch = estimate.example(method.config)
     assert estimate.count(method, batch).flops <= 1380e9
     assert estimate.count(method, batch).flops <= 1330e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["ct_clip", "fvlm", "m3ae"])
+def test_a_text_encoder_of_the_paper_s_size_is_counted_in_every_recipe(recipe):
+    small = estimate.counted_method(recipe, Config.at("toy"), {})
+    large = estimate.counted_method(recipe, Config.at("toy", text_encoder="cxr-bert"), {})
+    batch = estimate.example(small.config, words=60, findings=50, sentences=5)
+    flops = [estimate.count(method, batch).flops for method in (small, large)]
+    assert flops[1] > 4 * flops[0]

@@ -51,7 +51,8 @@ def test_a_file_of_your_own_is_a_set(tmp_path):
     ("wrong", "message"),
     [
         ({"positive": []}, "'positive'"), ({"negative": "No {}."}, "'negative'"), ({"positive": ["seen"]}, "no {}"),
-        ({"negative": [1]}, "'negative'"), ({"without": ["Fracture"]}, "Fracture"), ({"source": None}, "source"),
+        ({"negative": [1]}, "'negative'"), ({"without": ["Fracture"]}, "Fracture"), ({"without": 5}, "list of findings"),
+        ({"source": None}, "source"),
     ],
 )  # fmt: skip
 def test_what_is_no_set_is_named(tmp_path, wrong, message):

@@ -198,3 +198,15 @@ def test_a_rotary_encoder_starts_from_another_s_blocks(tmp_path):
     assert torch.equal(encoder.blocks[1].mlp.fc2.weight, other.blocks[1].mlp.fc2.weight)
     with pytest.raises(Refused, match="do not fit this encoder"):
         checkpoint.start_from(RotaryEncoder(Config.at("toy", width=96)), tmp_path)
+
+
+def test_a_start_with_other_frequencies_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    config = Config.at("toy", encoder="rotary")
+    other = RotaryEncoder(config, base=10000.0)
+    config.save(tmp_path / "config.json")
+    save_file({f"encoder.{name}": value for name, value in other.state_dict().items()}, tmp_path / "weights.safetensors")
+    with pytest.raises(Refused, match="turned by other frequencies"):
+        checkpoint.start_from(RotaryEncoder(config, base=1000.0), tmp_path)
+    assert "whole" in checkpoint.start_from(RotaryEncoder(config, base=10000.0), tmp_path)

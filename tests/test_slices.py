@@ -94,6 +94,12 @@ def test_the_patches_seen_are_the_lowest_draws_of_every_slice_in_turn():
     for b in range(2):
         lowest = [sorted(sorted(range(s, CONFIG.patches, SLICES), key=lambda p: order[b, p].item())[:3]) for s in range(SLICES)]
         assert visible[b].tolist() == [lowest[s][k] for k in range(3) for s in range(SLICES)]
+    last = torch.rand(2, CONFIG.patches) < 0.8
+    kept = visible_in_slices(order, slices=SLICES, visible=3, last=last)
+    for b in range(2):
+        for s in range(SLICES):
+            first = [p for p in range(s, CONFIG.patches, SLICES) if not last[b, p]]
+            assert set(sorted(first, key=lambda p: order[b, p].item())[:3]) <= set(kept[b].tolist())
     assert in_turn(visible, SLICES) and not in_turn(visible.sort(1).values, SLICES) and not in_turn(visible[:, :-1], SLICES)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made import made_batch
 
-from asapkit import checkpoint, hub, store, train
+from asapkit import checkpoint, examples, hub, store, train
 from asapkit.config import Config
 from asapkit.encoders import image_encoder
 from asapkit.peers import reading
@@ -17,7 +17,7 @@ from asapkit.vit3d import Encoder
 
 TOY = Config.at("toy", encoder="swin")
 SEES_ALL = {"ct_clip", "m3d_clip", "merlin", "scale_vlp", "sup_clip", "supervised"}
-REFUSED = "encoder 'swin': this recipe leaves patches out, which only 'vit' can; set encoder=vit"
+REFUSED = "encoder 'swin': this recipe needs the patches, layers or slices of 'vit'; set encoder=vit"
 
 
 def made(config=TOY):
@@ -116,7 +116,19 @@ def test_a_run_of_it_comes_back_and_is_exported(toy_store, tmp_path):
 def test_an_encoder_that_belongs_to_one_recipe_is_refused_by_the_others():
     with pytest.raises(ValueError, match="'rotary' is that of recipe sigvlp"):
         checkpoint.make_method("m3d_clip", Config.at("toy", encoder="rotary"), {})
-    with pytest.raises(ValueError, match="'rotary': this recipe leaves patches out"):
+    with pytest.raises(ValueError, match="'rotary': this recipe needs the patches"):
         checkpoint.make_method("mae", Config.at("toy", encoder="rotary"), {})
     with pytest.raises(ValueError, match="an encoder of its own"):
         checkpoint.make_method("sigvlp", Config.at("toy", encoder="swin"), {})
+
+
+def test_settings_that_only_the_vit_has_are_refused():
+    for setting in ({"pool": 2}, {"attend": "slices"}):
+        with pytest.raises(ValueError, match="encoder 'swin' has neither"):
+            checkpoint.make_method("ct_clip", Config.at("toy", encoder="swin", **setting), {})
+
+
+def test_what_has_no_attention_to_show_is_named(toy_store):
+    held = store.open(toy_store)
+    with pytest.raises(Refused, match="Swin shows no attention"):
+        examples.attention_outputs(image_encoder(TOY), held, held.ids[:1])

@@ -310,7 +310,7 @@ def test_settings_that_failed_before_the_first_checkpoint_do_not_hold_the_folder
         ({"steps": 0}, "steps 0: give a number of at least 1"), ({"accumulate": 0}, "accumulate 0"), ({"top_k": [0]}, "top_k"),
         ({"hide": 1.0}, "hide 1.0: give a number above 0 and below 1"), ({"heads": 7}, "width 48 is not a multiple of heads 7"),
         ({"patch": [0, 1, 1]}, "patch"), ({"max_sentences": 0}, "max_sentences 0"), ({"lr": -1.0}, "lr -1.0: give a number above 0"),
-        ({"seed": -1}, "seed -1: give a whole number"),
+        ({"seed": -1}, "seed -1: give a whole number"), ({"pool": 0}, "pool 0: give a number of at least 1"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_training_is_named(setting, says):

@@ -71,6 +71,8 @@ def statements(name: str) -> Statements:
             raise Refused(f"{file}: {side!r} must be a list of statements with {{}} where the finding stands")
     if not all("{}" in t for t in said["positive"]):
         raise Refused(f"{file}: a positive statement has no {{}} where the finding stands")
+    if not isinstance(said.get("without", []), list):
+        raise Refused(f"{file}: 'without' must be a list of findings")
     if wrong := [f for f in said.get("without", []) if f not in FINDINGS]:
         raise Refused(f"{file}: unknown finding {wrong[0]!r} under 'without'; there are {', '.join(FINDINGS)}")
     return Statements(file.stem, said["source"], tuple(said["positive"]), tuple(said["negative"]), tuple(said.get("without", ())))
@@ -82,7 +84,7 @@ def instructions(name: str) -> Instructions:
     if lacking := [k for k in ("system", "user", "again") if not isinstance(said.get(k), str)]:
         raise Refused(f"{file}: {lacking[0]!r} is missing; it is a text")
     forms = said.get("forms")
-    if not isinstance(forms, dict) or not {"line", "object"} <= set(forms):
+    if not isinstance(forms, dict) or not all(isinstance(forms.get(k), str) for k in ("line", "object")):
         raise Refused(f"{file}: 'forms' must say how to answer as a line and as an object")
     if "{findings}" not in said["user"] or "{impression}" not in said["user"] or "{names}" not in said["system"] or "{form}" not in said["system"]:
         raise Refused(f"{file}: 'system' needs {{names}} and {{form}}, 'user' needs {{findings}} and {{impression}}")

@@ -55,7 +55,8 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         slices = self.config.grid[2]
         whole = self.see * slices == self.config.patches
-        visible = None if whole else visible_in_slices(batch.patch_order, slices=slices, visible=self.see)
+        last = ~batch.in_body if self.config.hide_air_first else None
+        visible = None if whole else visible_in_slices(batch.patch_order, slices=slices, visible=self.see, last=last)
         embedded, text = self.embed(batch, visible), (batch.report_tokens, batch.report_real)
         if self.loss == "softmax":
             return {"contrast": self.pair.info_nce(embedded, *text, gather=self.gather)}

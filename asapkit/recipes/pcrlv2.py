@@ -10,7 +10,6 @@ Cost (2026-11-23, LOG.md): a step at `small` takes 7.2 times as long as of `mae`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from asapkit import objectives
 from asapkit.config import Config
 from asapkit.masking import streams
+from asapkit.pairing import Gather, alone
 from asapkit.types import Batch, Losses
 from asapkit.vit3d import Block, Encoder, initialise, patchify, sincos_positions, take, unpatchify
 
@@ -51,8 +51,9 @@ class Method(nn.Module):
                 raise ValueError(f"{name} {value}: give a number from 0 to {most:.3g}")
         if beta < 0:
             raise ValueError(f"beta {beta}: give a number of at least 0")
-        self.config, self.beta, self.local = config, beta, local
-        self.gather: Callable[[Tensor], Tensor] = lambda x: x  # train.py joins ranks here
+        if config.batch_size < 2:
+            raise ValueError(f"batch_size {config.batch_size}: features are standardised over the volumes of a step; give at least 2")
+        self.config, self.gather, self.beta, self.local = config, alone, beta, local
         self.disturbance = {"blur": blur, "gamma": gamma, "noise": noise, "swap": swap}
         self.encoder, self.restorer = Encoder(config), Restorer(config)
         self.scales = nn.ModuleList(Scale(config) for _ in range(config.decoder_depth))
@@ -148,7 +149,7 @@ class Scale(nn.Module):
         """Voxels of every patch."""
         return self.voxels(self.norm(state))
 
-    def forward(self, state: Float[Tensor, "B V E"], gather: Callable[[Tensor], Tensor]) -> View:
+    def forward(self, state: Float[Tensor, "B V E"], gather: Gather) -> View:
         """What the view predicts of another one, and its own feature."""
         feature = standardised(self.project(self.norm(state).mean(1), gather), gather)
         return self.predict(feature, gather), feature
@@ -162,11 +163,11 @@ class Perceptron(nn.Module):
         self.fc1, self.fc2 = nn.Linear(into, inner, bias=False), nn.Linear(inner, out)
         self.weight, self.bias = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.zeros(inner))
 
-    def forward(self, x: Float[Tensor, "B D"], gather: Callable[[Tensor], Tensor]) -> Float[Tensor, "B E"]:
+    def forward(self, x: Float[Tensor, "B D"], gather: Gather) -> Float[Tensor, "B E"]:
         return self.fc2(F.relu(standardised(self.fc1(x), gather) * self.weight + self.bias))
 
 
-def standardised(x: Float[Tensor, "B D"], gather: Callable[[Tensor], Tensor]) -> Float[Tensor, "B D"]:
+def standardised(x: Float[Tensor, "B D"], gather: Gather) -> Float[Tensor, "B D"]:
     """Each feature with mean 0 and variance 1 over the rows of all ranks: one process and many agree, and no feature is one for all volumes."""
     every = gather(x.float())
     return (x.float() - every.mean(0)) / (every.var(0, unbiased=False) + 1e-5).sqrt()
