@@ -39,7 +39,7 @@ def load(path: Path | str, *, series: str | None = None) -> Raw:
     path, named = on_disk(path)
     series = series or named
     if not path.exists():
-        raise Refused(f"{path}: no such file; check the path")
+        raise Refused(f"{path.name}: no such file; check the path")
     head = b""
     if not path.is_dir():
         with path.open("rb") as file:

@@ -80,4 +80,4 @@ def test_sets_are_packaged(tmp_path, root):
         "print(*r('pyproject.toml')['tool']['setuptools']['package-data']['asapkit'])"
     )
     shown = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout.split()
-    assert "**/*.json" in shown and all(p.suffix == ".json" for p in (root / "asapkit" / "prompts").glob("*/*") if p.is_file())
+    assert "**/*.json" in shown and all(p.suffix == ".json" for p in (root / "asapkit" / "prompts").glob("[a-z]*/*"))

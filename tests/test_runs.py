@@ -186,7 +186,8 @@ def test_scores_are_found_beside_the_runs_with_their_intervals(tmp_path):
     (tmp_path / "probes.json").write_text(json.dumps({"probe_macro_auroc": {"asap": {"value": 0.7, "low": 0.6, "high": 0.8}}}))
     hit = {"hit": 0.3, "intervals": {"hit": {"value": 0.3, "low": 0.2, "high": 0.4}}}
     (tmp_path / "grounding_asap.json").write_text(json.dumps(hit))
-    rows = ["task,dataset,encoder,finding,auroc,low,high", "classify,store,mae,Nodule,.9,.8,.95", "classify,store,mae,macro,.55,.5,.6"]
+    rows = ["task,dataset,encoder,finding,auroc,low,high", "zeroshot,store,mae,macro,.99,.98,1", "classify,store,mae,Nodule,.9,.8,.95"]
+    rows += ["classify,store,mae,macro,.55,.5,.6"]
     (tmp_path / "runs" / "mae" / "scores.csv").write_text("\n".join(rows))
     (tmp_path / "runs" / "other" / "scores.csv").write_text("nothing\n\x00")
     table = runs.table(tmp_path / "runs")

@@ -219,26 +219,6 @@ def test_a_run_round_trips_and_refuses_other_settings(toy_store, tmp_path):
         train.pretrain(held, tmp_path / "other", recipe="mae", config=Config.at("toy", spacing_mm=(5.0, 6.0, 12.0)), progress=False)
 
 
-def test_a_run_from_before_the_alignment_was_a_module_loads_and_resumes(toy_store, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    run, config = tmp_path / "run", replace(TOY, steps=2)
-    options = {"dropout": 0.0, "align_from": "stem_and_last"}
-    train.pretrain(store.open(toy_store), run, config=config, options=options, save_every=1, progress=False)
-    state, wanted = torch.load(run / "state.pt", weights_only=True), load_file(run / "weights.safetensors")
-
-    def former(weights):
-        pairs = sorted(((new, old) for old, new in checkpoint.FORMER.items()), key=lambda pair: -len(pair[0]))
-        return {next((old + name.removeprefix(new) for new, old in pairs if name.startswith(new)), name): v for name, v in weights.items()}
-
-    assert "align_last.norm.weight" in former(wanted) and "words.vocabulary" in former(wanted)
-    save_file(former(wanted), run / "weights.safetensors")
-    found = checkpoint.trained_state(checkpoint.load_method(run))
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    torch.save(state | {"weights": former(state["weights"]), "history": state["history"][:1]}, run / "state.pt")
-    assert len(train.pretrain(store.open(toy_store), run, config=config, options=options, resume=True, progress=False)) == 2
-
-
 def test_weights_with_missing_keys_are_refused_by_name(toy_store, tmp_path):
     from safetensors.torch import load_file, save_file
 
