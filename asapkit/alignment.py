@@ -69,14 +69,16 @@ class Alignment(nn.Module):
 
     def read(
         self, encoder: Encoder, image: Float[Tensor, "B 1 X Y Z"], visible: Int[Tensor, "B V"], *, restore: int | None = None
-    ) -> tuple[Float[Tensor, "_ M D"], Levels]:
-        """What the encoder makes of the visible patches, of at least the first `restore` volumes (None: all); what is aligned of every volume."""
+    ) -> tuple[Float[Tensor, "B _ D"], list[Tensor], Float[Tensor, "_ M D"]]:
+        """Stem tokens of what is aligned of every volume; states and last tokens of the visible patches, of at least the first `restore` volumes.
+
+        `levels` makes of these what is aligned. restore: None is all volumes.
+        """
         whole = self.on == "all"
         stem = encoder.stem_tokens(image, None if whole else visible)
         deep = restore if self.source == "stem" else None  # what nobody aligns or restores needs no depth
         states = encoder.deepen(take(stem[:deep], visible[:deep]) if whole else stem[:deep])
-        latent = encoder.norm(states[-1])
-        return latent, self.levels(stem, states, latent, visible=visible)
+        return stem, states, encoder.norm(states[-1])
 
     def levels(self, stem: Tensor, states: list[Tensor], latent: Tensor, *, visible: Int[Tensor, "B V"] | None) -> Levels:
         if self.source == "last":

@@ -74,17 +74,24 @@ class ReportDecoder(nn.Module):
         vocabulary = torch.arange(self.blanks.size) if vocabulary is None else vocabulary
         self.words = WordDecoder(width, depth=config.word_depth, heads=heads, vocabulary=vocabulary, size=self.blanks.size, dropout=dropout)
 
-    def keys(self, latent: Float[Tensor, "B M C"]) -> Float[Tensor, "B V D"]:
-        """Patches in the space of the words; the class token is left out."""
-        return self.image(latent[:, 1:])
+    def keys(self, latent: Float[Tensor, "B M C"]) -> tuple[Float[Tensor, "B V D"], Float[Tensor, "B D"]]:
+        """Patches in the space of the words, and their mean; the class token is left out."""
+        keys = self.image(latent[:, 1:])
+        return keys, keys.mean(1)
 
     def forward(
-        self, text: TextEncoder, batch: Batch, keys: Float[Tensor, "B V D"], *, first: Float[Tensor, "B 1 D"] | None = None
+        self,
+        text: TextEncoder,
+        batch: Batch,
+        keys: Float[Tensor, "B V D"],
+        *,
+        mean: Float[Tensor, "B D"],
+        first: Float[Tensor, "B 1 D"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of the words.  first: one more key, before the patches'."""
+        """The loss of the words.  mean: of the keys.   first: one more key, before the patches'."""
         asked = self.text(text(self.blanks.shown(batch), batch.report_real, once=True))
         image = keys if first is None else torch.cat([first.to(keys.dtype), keys], dim=1)
-        return self.blanks.loss(self.words, self.fusion(asked, batch.report_real, image, global_image=keys.mean(1)), batch)
+        return self.blanks.loss(self.words, self.fusion(asked, batch.report_real, image, global_image=mean), batch)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return self.blanks.counts(self.words, batch)

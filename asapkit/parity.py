@@ -281,8 +281,7 @@ def selection_rows(method: asap.Method, batch: Batch, outputs: Mapping, *, sente
 
 
 def word_rows(method: asap.Method, batch: Batch, stored: Mapping, *, masked: Tensor, latent: Tensor, patches: Tensor) -> Iterator[Row]:
-    report, keys = method.report, method.report.keys(latent)
-    whole = keys.mean(1)
+    report, (keys, whole) = method.report, method.report.keys(latent)
     yield row("gap_token", whole, stored["gap_token"])
     token = method.similarity_token(batch, keys, patches, weights=stored_selection(stored))
     fused = report.fusion(report.text(masked), batch.report_real, torch.cat([token, keys], dim=1), global_image=whole)

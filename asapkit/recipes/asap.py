@@ -87,17 +87,18 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         visible = self.visible(batch)
-        latent, levels = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
-        some, seen, latent = batch[: self.restore], visible[: self.restore], latent[: self.restore]
-        losses = self.patch_losses(some, latent, seen)
+        stem, states, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
+        some, seen = batch[: self.restore], visible[: self.restore]
+        losses = self.patch_losses(some, latent[: self.restore], seen)
 
         sentence = self.alignment.sentences(self.text, batch)
         mixture = self.alignment.selector(sentence)
+        levels = self.alignment.levels(stem, states, latent, visible=visible)
         losses["align"] = latent.new_zeros(())
         if self.ssa:
             losses["align"] = self.alignment.loss(batch, sentence, levels, mixture=mixture, gather=self.gather)
 
-        keys, first = self.report.keys(latent), None
+        (keys, mean), first = self.report.keys(latent[: self.restore]), None
         if self.slf:
             guide, which = levels[-1]
             guide = take(guide[: self.restore], seen) if which is None else guide[: self.restore]  # what restores words sees no hidden patch
@@ -106,7 +107,7 @@ class Method(nn.Module):
             if self.ssa:
                 weights = self.alignment.select(asking, guide, mixture=mixture, gate=self.alignment.gate(some, seen))
             first = self.similarity_token(some, keys, guide, weights=weights)
-        losses["words"] = self.report(self.text, some, keys, first=first)
+        losses["words"] = self.report(self.text, some, keys, mean=mean, first=first)
         return losses
 
     def patch_losses(self, batch: Batch, latent: Float[Tensor, "B M D"], visible: Int[Tensor, "B V"]) -> Losses:

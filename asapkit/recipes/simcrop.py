@@ -54,16 +54,18 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         visible = visible_of(batch, self.config)
-        latent, levels = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
+        stem, states, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
+        levels = self.alignment.levels(stem, states, latent, visible=visible)
         some, seen, latent = batch[: self.restore], visible[: self.restore], latent[: self.restore]
         hidden = hidden_indices(seen, self.config.patches)
         predicted, _ = self.decoder(latent, seen, only=hidden)
         sentence = self.alignment.sentences(self.text, batch)
         mixture = self.alignment.selector(sentence)
+        keys, mean = self.report.keys(latent)
         return {
             "reconstruct": objectives.restored(predicted, patches_at(some.image, self.config.patch, hidden), patches=self.config.patches),
             "align": self.alignment.loss(batch, sentence, levels, mixture=mixture, gather=self.gather),
-            "words": self.report(self.text, some, self.report.keys(latent)),
+            "words": self.report(self.text, some, keys, mean=mean),
         }
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
