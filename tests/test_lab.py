@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from asapkit import evidence, workflow
 
 pytestmark = pytest.mark.slow
-NAME, BOARD = "32_sentence_to_patches", "35_runs_board"
+NAME = "32_sentence_to_patches"
 SENTENCE, SLICE, PATCHES = ".asapkit-sentence", ".asapkit-slice", ".asapkit-patches"
 RUN_SECONDS, CHANGE_SECONDS = 120, 15  # waited for at most, on a machine that does other things as well
 
@@ -68,8 +68,8 @@ def work(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     for name in ("notebooks", "figures"):
         shutil.copytree(root / name, folder / name)
-    for path in (folder / "notebooks" / f"{name}.ipynb" for name in (NAME, BOARD)):
-        write_ipynb(parameterize_notebook(load_notebook_node(str(path)), {"scale": "toy"}), str(path))
+    path = folder / "notebooks" / f"{NAME}.ipynb"
+    write_ipynb(parameterize_notebook(load_notebook_node(str(path)), {"scale": "toy"}), str(path))
     evidence.ready_runs(folder / "notebooks" / "build", scale="toy")
     return folder
 
@@ -201,27 +201,6 @@ def test_a_sentence_moves_the_patches_and_a_slider_the_slice(lab, pictures):
     explorer.say("of the and")
     browser.until(lambda: "only stop words" in explorer.output.text, seconds=CHANGE_SECONDS, what="why nothing is found")
     browser.screenshot(driver, pictures / "lab_5_refused.png")
-    assert not browser.errors(driver)
-    assert not browser.leaving(browser.requested(driver), server=address)
-
-
-def test_the_charts_of_the_runs_board_are_drawn_and_say_their_values(lab, pictures):
-    """Plotly in JupyterLab: curves are on the page, and a hand over them reads the run, the step and the loss."""
-    driver, address, _ = lab
-    driver.get(address.format(f"notebooks/{BOARD}.ipynb"))
-    browser.until(lambda: driver.execute_script(STATE), seconds=60, what="the notebook is open")
-    run_all(driver)
-    lines = browser.until(lambda: driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .scatterlayer .trace .js-line"), seconds=30, what="curves")
-    chart = lines[0].find_element(By.XPATH, "ancestor::div[contains(@class, 'js-plotly-plot')]")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
-    assert all(line.size["width"] > 20 for line in lines[:2])
-    axis = chart.find_elements(By.CSS_SELECTOR, ".nsewdrag")[0]
-    ActionChains(driver).move_to_element(axis).perform()
-    shown = browser.until(
-        lambda: chart.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"), seconds=CHANGE_SECONDS, what="values under the hand"
-    )
-    assert re.search(r"\d", shown[0].text)
-    browser.screenshot(driver, pictures / "lab_6_board.png")
     assert not browser.errors(driver)
     assert not browser.leaving(browser.requested(driver), server=address)
 
