@@ -45,16 +45,17 @@ def test_the_loss_of_the_words_against_a_loop_and_what_it_rests_on():
     torch.manual_seed(0)
     batch, text = made_batch(TOY), TextEncoder("minilm")
     decoder = ReportDecoder(TOY, text_width=text.width, vocabulary=torch.arange(1996, 2500), dropout=0.0).eval()
-    keys = decoder.keys(torch.randn(3, 1 + TOY.visible, TOY.width))
+    keys, mean = decoder.keys(torch.randn(3, 1 + TOY.visible, TOY.width))
+    assert torch.equal(mean, keys.mean(1))
     hidden = decoder.blanks.hidden(batch)
-    fused = decoder.fusion(decoder.text(text(decoder.blanks.shown(batch), batch.report_real)), batch.report_real, keys, global_image=keys.mean(1))
+    fused = decoder.fusion(decoder.text(text(decoder.blanks.shown(batch), batch.report_real)), batch.report_real, keys, global_image=mean)
     logits = decoder.words(fused, batch.report_real, hidden)
     terms = []
     for row, id in zip(logits.tolist(), batch.report_tokens[hidden].tolist(), strict=True):
         if id < 2500:  # a word that the vocabulary lacks is not asked for
             terms.append(math.log(sum(math.exp(x) for x in row)) - row[id - 1996])
-    loss = decoder(text, batch, keys)
+    loss = decoder(text, batch, keys, mean=mean)
     assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
     assert int(decoder.counts(batch)["words"]) == len(terms) < int(hidden.sum())
-    assert decoder(text, batch, keys.flip(0)).item() != loss.item()
-    assert decoder(text, batch, keys, first=torch.ones(3, 1, TOY.word_width)).item() != loss.item()
+    assert decoder(text, batch, keys.flip(0), mean=mean).item() != loss.item()
+    assert decoder(text, batch, keys, mean=mean, first=torch.ones(3, 1, TOY.word_width)).item() != loss.item()

@@ -9,6 +9,8 @@ from asapkit.codebook import Codebook, stretched
 from asapkit.config import Config
 from asapkit.pairing import alone
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy")
 
 

@@ -17,6 +17,8 @@ from asapkit.recipes import asap, mae
 from asapkit.tasks import depend
 from asapkit.types import Refused
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy")
 LOCAL = evidence.LOCAL
 

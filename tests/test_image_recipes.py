@@ -13,6 +13,8 @@ from asapkit.masking import hidden_indices, hidden_patches, streams, visible_pat
 from asapkit.recipes import hi_end_mae, pcrlv2
 from asapkit.vit3d import patches_at, patchify, take, unpatchify
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy")
 DEEP = Config.at("toy", depth=4, width=24, heads=2, decoder_width=36, decoder_heads=3, decoder_depth=3, align_width=20)  # widths that differ
 

@@ -25,6 +25,8 @@ from asapkit.labels import answers, endpoint
 from asapkit.labels.answers import Abstained, Malformed, parse
 from asapkit.types import FINDINGS, Refused
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 GOOD = dict(zip(FINDINGS, [1, 0, -1] * 6))
 LINE = ",".join(str(v) for v in GOOD.values())
 SECRET = "zebra-striped opacity"

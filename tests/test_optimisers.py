@@ -11,6 +11,8 @@ from asapkit import checkpoint, store, train
 from asapkit.config import Config
 from asapkit.optimisers import Together, make_optimizer
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy", steps=4, batch_size=4)
 
 

@@ -13,6 +13,8 @@ from asapkit.language import tokenizer
 from asapkit.pooling import GROUPS, OrganPair, OrganPool, rows_inside
 from asapkit.types import ORGANS
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy")
 LUNG, HEART, ESOPHAGUS, AORTA = range(4)
 

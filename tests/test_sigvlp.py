@@ -14,6 +14,8 @@ from asapkit.language import chosen_sentences
 from asapkit.recipes.sigvlp import Method, organs_inside
 from asapkit.types import ORGANS
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy")
 LAYERS = TOY.grid[2]
 

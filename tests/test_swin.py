@@ -15,6 +15,8 @@ from asapkit.train import recipe_module
 from asapkit.types import Refused
 from asapkit.vit3d import Encoder
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 TOY = Config.at("toy", encoder="swin")
 SEES_ALL = {"ct_clip", "m3d_clip", "merlin", "scale_vlp", "sup_clip", "supervised"}
 REFUSED = "encoder 'swin': this recipe needs the patches, layers or slices of 'vit'; set encoder=vit"

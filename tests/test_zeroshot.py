@@ -20,6 +20,8 @@ from asapkit.tasks import zeroshot
 from asapkit.train import recipe_module, recipes
 from asapkit.types import FINDINGS, Refused
 
+pytestmark = pytest.mark.slow  # `make check` keeps to the generic tests of every recipe
+
 ABLE = [name for name in recipes() if hasattr(recipe_module(name).Method, "feature")]
 
 
