@@ -120,7 +120,7 @@ class Alignment(nn.Module):
         patches, named = inside, inside.new_ones(*batch.sentence_real.shape, 1)
         if self.organ_gate:
             touched = torch.where(batch.has_organs[:, None, None], batch.organs > 0, inside)
-            none_named = batch.sentence_organs.all(-1, keepdim=True)
+            none_named = ~batch.names_organs.unsqueeze(-1)
             patches, named = torch.cat([touched, inside], dim=-1), torch.cat([batch.sentence_organs & ~none_named, none_named], dim=-1)
         return (patches if visible is None else take(patches, visible)), named
 

@@ -39,7 +39,7 @@ def inside(batch: Batch) -> Bool[Tensor, "B N G"]:
 
 def named(batch: Batch) -> Bool[Tensor, "B S G"]:
     """Organs that a sentence is about. A sentence that names none is about none; one of all nine cannot be told from it."""
-    about = batch.sentence_organs & ~batch.sentence_organs.all(-1, keepdim=True)
+    about = batch.sentence_organs & batch.names_organs.unsqueeze(-1)
     return grouped(about) & batch.sentence_real.unsqueeze(-1)
 
 

@@ -115,6 +115,11 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
+    @property
+    def names_organs(self) -> Bool[Tensor, "B S"]:
+        """Sentences that name an organ; of one that names none, `sentence_organs` says all."""
+        return ~self.sentence_organs.all(-1)
+
     def __len__(self) -> int:
         return len(self.ids)
 

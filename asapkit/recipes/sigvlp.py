@@ -118,7 +118,7 @@ class Method(nn.Module):
         """What the report says of the organs in each chunk, volume by volume; the whole report of a whole scan, and where nothing is said of them."""
         x, y = self.config.grid[:2]
         held = rearrange(batch.organs > 0, "b (x y z) o -> b z o (x y)", x=x, y=y).any(-1).float()
-        named = batch.sentence_organs & ~batch.sentence_organs.all(-1, keepdim=True) & batch.sentence_real.unsqueeze(-1)  # all: it names none
+        named = batch.sentence_organs & batch.names_organs.unsqueeze(-1) & batch.sentence_real.unsqueeze(-1)
         chosen = organs_inside(held, start, length=length, share=self.inside).float() @ named.float().mT > 0
         if length == held.shape[1]:
             chosen = torch.zeros_like(chosen)
