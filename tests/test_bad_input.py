@@ -222,6 +222,7 @@ def limited(limit: int, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False, preexec_fn=lower)
 
 
+@pytest.mark.slow
 def test_bytes_that_do_not_fit_stop_preprocessing_in_one_line_and_keep_what_is_finished(dataset, made, tmp_path):
     arguments = ("preprocess", dataset, tmp_path / "s", "--layout", "folder", "--scale", "toy", "--workers", 1)
     small = (made / "ct" / "good_1.b2nd").stat().st_size // 2

@@ -478,6 +478,7 @@ def liver_is_right_and_heart_left(volume: Volume) -> tuple[float, float]:
     return tuple(float(((part > 20) & (part < 180)).mean()) for part in (low[half:], low[:half]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHESTS)
 def test_real_chests_of_every_reader_become_the_contract_the_right_way_round(shared, name):
     volume = ct.read(shared / "data/volumes" / name)

@@ -161,6 +161,7 @@ def test_leaks_duplicates_and_missing_halves_are_listed(tmp_path):
     assert secret not in " ".join(map(str, findings)) and doctor.dataset([scan("a", here), scan("b", here, split="valid")]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_check_reads_every_volume_and_compares_their_voxels(tmp_path, workers):
     whole, other = torso(), torso(seed=1)
@@ -192,6 +193,7 @@ def test_a_cut_that_lies_where_it_was_cut_is_only_a_copy(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- environment
 
 
+@pytest.mark.slow
 def test_the_environment_is_described_and_imports_stay_light():
     known = doctor.environment()
     assert {"python", "torch", "torch build", "numpy", "cores", "memory", "display", "GL", "gpu"} <= set(known)

@@ -14,6 +14,7 @@ from asapkit.train import recipes
 CONFIG = Config.at("toy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe, options", [(r, {}) for r in recipes()] + [("asap", {"fidelity": "official"}), ("asap", {"align_over": "batch", "align_from": "stem"})]
 )

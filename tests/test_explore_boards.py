@@ -72,6 +72,7 @@ def texts(page) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ what an encoder sees
 
 
+@pytest.mark.slow
 def test_each_view_of_the_widget_is_its_static_twin(store, methods):
     ids = examples.held_out(store)[:2]
     widget = explore.encoder_view(methods, store, ids=ids)

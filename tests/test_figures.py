@@ -205,6 +205,7 @@ EVERY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", EVERY)
 def test_every_figure_draws_without_a_warning(name, body, organs, truth):

@@ -102,6 +102,7 @@ def test_errors_come_worst_first_with_report_rule_and_sentence():
     assert len(errors(texts, truth, truth)) == 0
 
 
+@pytest.mark.slow
 def test_silver_labels_agree_with_those_of_real_reports(shared):
     """The rules were tuned on these reports, so this guards against regressions; it is no estimate for new ones."""
     for read, count, macro, least in ((bench.whole, 200, 0.95, 0.89), (bench.shuffled, 150, 0.92, 0.75)):

@@ -74,7 +74,7 @@ def written() -> list[tuple[list[Instance], tuple[str, ...], sentences.Report]]:
 def sampled() -> list[tuple[list[Instance], sentences.Report]]:
     """Reports of drawn patients, as a cohort writes them where every instance is visible."""
     out = []
-    for number in range(500):
+    for number in range(150):
         patient = anatomy.sample_patient(stream(1, number, "anatomy"))
         instances = findings.sample(stream(1, number, "disease", 0), patient)
         absent = [f for f in FINDINGS if f not in {i.finding for i in instances}]

@@ -57,6 +57,7 @@ def test_a_gradient_reaches_every_trainable_parameter(recipe, options):
     assert [name for name in silent if not name.endswith("key.bias")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "options"), FORMS)
 def test_a_step_in_bf16_is_near_the_one_in_fp32(recipe, options):
     method, batch = make(recipe, **options), made_batch(CONFIG)

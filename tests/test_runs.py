@@ -63,6 +63,7 @@ def test_a_weight_that_another_recipe_has_not_is_no_difference_but_another_value
     assert runs.differing(runs.collect(tmp_path)) == ["recipe", "weight of organs"]
 
 
+@pytest.mark.slow
 def test_a_training_records_its_state_and_cost(toy_store, tmp_path):
     run = tmp_path / "mae"
     train.pretrain(store.open(toy_store), run, recipe="mae", config=replace(TOY, steps=2), progress=False)
@@ -106,6 +107,7 @@ def test_words_of_a_foreign_error_are_not_kept(tmp_path):
     assert status.verdict(status.read(tmp_path)) == ("stopped", "interrupted by hand")
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_crashed_and_its_number_in_another_process_too(tmp_path):
     run = made(tmp_path / "run", done=2)
     code = f"""

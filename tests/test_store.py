@@ -153,6 +153,7 @@ def test_no_instance_vanishes_on_a_coarse_grid(tmp_path):
     assert np.abs(like.affine[:3, :3] @ index + like.affine[:3, 3] - (20, 21, 22)).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_store_is_read_in_forked_and_pickled_workers(made):
     assert len(pickle.loads(pickle.dumps(made))) == 3
     for method in ("fork", "forkserver"):
@@ -168,6 +169,7 @@ def test_reading_a_slab_reads_only_it(made):
 # --- the same bytes whatever happened on the way
 
 
+@pytest.mark.slow
 def test_order_and_number_of_workers_do_not_change_a_byte(made, scans, tmp_path):
     report = write(reversed(scans), tmp_path / "two", workers=2)
     assert report.written == ("v0", "v1", "v2")
@@ -394,6 +396,7 @@ def test_a_phantom_cohort_goes_in_whole_with_its_truth(cohort, tmp_path):
         assert share.shape == (TOY.patches,) and share.dtype == np.float32 and share.min() >= 0 and share.max() <= 1
 
 
+@pytest.mark.slow
 def test_real_scans_at_the_papers_contract(shared, tmp_path):
     folder = shared / "data" / "volumes"
     files = {

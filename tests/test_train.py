@@ -330,6 +330,7 @@ def test_the_blocks_of_another_methods_weights_start_a_training_or_are_refused(t
         checkpoint.start_from(Encoder(TOY), tmp_path / "shallow.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", train.recipes())
 def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_store, tmp_path):
     history = train.pretrain(store.open(toy_store), tmp_path / "run", recipe=recipe, config=replace(TOY, steps=2), progress=False)

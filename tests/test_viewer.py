@@ -444,6 +444,7 @@ def test_a_run_of_another_contract_is_refused_naming_what_differs(store, run, tm
         bench.find(SENTENCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("set_to", "why"), [({}, "no display"), ({"DISPLAY": ":1", "QT_QPA_PLATFORM": "offscreen"}, "offscreen"), ({"DISPLAY": ":987"}, "display :987")]
 )
@@ -462,6 +463,7 @@ def test_a_sentence_needs_a_run_and_a_volume_must_be_there(store):
         viewer.show(store, "nobody")
 
 
+@pytest.mark.slow
 def test_importing_the_viewer_loads_neither_napari_nor_qt():
     code = "import sys, asapkit.viewer; print(*[m for m in ('napari', 'qtpy', 'PySide6', 'vispy', 'magicgui') if m in sys.modules])"
     assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -185,6 +185,7 @@ def test_a_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path, root):
     assert "cdnjs" not in page and "unpkg" not in page
 
 
+@pytest.mark.slow
 def test_a_matrix_goes_on_after_a_failure_and_skips_what_is_finished(tmp_path):
     """The second run executes the failed cell alone; a changed notebook runs again."""
     flag = tmp_path / "mended"
