@@ -83,6 +83,7 @@ def said(widget) -> str:
 # --- scans
 
 
+@pytest.mark.slow
 def test_browsing_draws_what_the_controls_say(store):
     widget = explore.browse(store, id=store.ids[1])
     (picture,) = classed(widget, "picture")

@@ -133,6 +133,7 @@ def test_attention_starts_where_the_findings_are(store):
 # ------------------------------------------------------------------------------------------------------------------------- spectra
 
 
+@pytest.mark.slow
 def test_charts_hold_the_numbers_and_their_static_twin_and_ask_the_network_for_nothing(store, methods, tmp_path):
     ids = examples.held_out(store)[:2]
     table, curves = explore.measured({name: m.encoder for name, m in methods.items()}, store, ids=ids)
@@ -173,6 +174,7 @@ def test_the_board_shows_states_differences_and_scores(tmp_path):
     assert not any("width" in t for t in said), "what is the same everywhere is not told"
 
 
+@pytest.mark.slow
 def test_the_board_widget_reads_again_sorts_and_draws_the_chosen(tmp_path):
     ran(tmp_path, "a", lr=2e-3)
     ran(tmp_path, "b", lr=1e-3, loss="labels")
