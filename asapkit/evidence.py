@@ -37,7 +37,8 @@ METHODS: dict[str, tuple[str, dict]] = {
     "asap_paper": ("asap", {"text_memory": True, "restore": 2}),
     "mae": ("mae", {}),
 }
-"""Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first."""
+"""Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first. A name
+that is not among them is a recipe as it comes."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def single_thread() -> None:
 def train_one(name: str, out: Path, plan: Plan, *, position: int) -> None:
     from asapkit import train
 
-    recipe, options = METHODS[name]
+    recipe, options = METHODS.get(name, (name, {}))
     train.pretrain(
         stores.open(out / "store"), out / "runs" / name, recipe=recipe, config=plan.config(), options=options, resume=True, bar_position=position
     )

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from asapkit import ct, parity, released, reports
+from asapkit import ct, parity, released, reports, train
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
-from benchmarks import bench, data_rows, reference_data
+from benchmarks import bench, data_rows, recipes, reference_data
 from benchmarks.models import Models, largest_difference, step
 from benchmarks.reference import Reference
 
@@ -138,3 +138,12 @@ def test_benchmarks_keep_the_size_rules_of_the_house():
 
 def test_scales_of_the_benchmarks_are_those_of_the_paper():
     assert Models().config == Config.at("base")
+
+
+def test_every_recipe_is_measured_in_one_table(tmp_path, monkeypatch):
+    short = replace(recipes.QUICK, volumes=12, steps=2, workers=1, methods=("asap", "mae"))
+    monkeypatch.setattr(recipes, "QUICK", short)
+    table = recipes.main(["--quick", "--out", str(tmp_path)]).set_index("recipe")
+    assert set(table.index) == {"asap", "mae", "random"}
+    assert (table.loc[["asap", "mae"], "seconds_per_step"] > 0).all() and (table["steps"].dropna() == 2).all()
+    assert set(recipes.PLAN.methods) == set(train.recipes())
