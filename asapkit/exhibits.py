@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, top_patches
+from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, ranks, spectra_of, top_patches
 from asapkit.dependence import tops
 from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
 from asapkit.features import fingerprint, require_contract
 from asapkit.store import Store
 from asapkit.tasks.depend import Depend
+from asapkit.types import Refused
 
 KINDS = ("normal", "focal", "diffuse", "uncertain", "elsewhere")
 """Kinds of sentences, in the order in which they are read."""
@@ -40,6 +42,21 @@ def attention_values(encoder, store: Store, ids: list[str], *, cache: Path | str
         save_file(found, part)
         part.replace(file)
     return found
+
+
+def ranks_and_spectra(
+    encoders: Mapping, store: Store, ids: Sequence[str], *, cache: Path | str | None = None
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Of the attention outputs of every volume: ranks (encoder, id, layer, effective_rank, normalised, energy_rank_90) and spectra (L, q) by encoder.
+
+    A spectrum is the geometric mean over the volumes. `cache` as in `attention_values`.
+    Raises: Refused for no encoder or no volume, and for a store of another contract than an encoder's.
+    """
+    if not encoders or not len(ids):
+        raise Refused("nothing to measure; give at least one encoder and one volume")
+    values = {name: attention_values(encoder, store, list(ids), cache=cache) for name, encoder in encoders.items()}
+    table = pd.concat([ranks(rows).assign(encoder=name) for name, rows in values.items()], ignore_index=True)
+    return table, {name: spectra_of(rows.values()) for name, rows in values.items()}
 
 
 def densities(store: Store, ids: list[str], *, patch: tuple[int, int, int]) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from asapkit import analysis, charts, checkpoint, examples, explore, figures, runs
+from asapkit import analysis, charts, checkpoint, drawing, examples, exhibits, explore, figures, runs
 from asapkit.config import Config
 from asapkit.overlays import QUERY
 from asapkit.types import Refused
@@ -136,11 +135,11 @@ def test_attention_starts_where_the_findings_are(store):
 @pytest.mark.slow
 def test_charts_hold_the_numbers_and_their_static_twin_and_ask_the_network_for_nothing(store, methods, tmp_path):
     ids = examples.held_out(store)[:2]
-    table, curves = explore.measured({name: m.encoder for name, m in methods.items()}, store, ids=ids)
+    table, curves = exhibits.ranks_and_spectra({name: m.encoder for name, m in methods.items()}, store, ids)
     assert len(table) == 2 * 2 * TOY.depth and set(curves) == set(methods)
     for chart, twin in ((explore.ranks(table), charts.effective_rank(table)), (explore.spectra(curves), charts.spectra(curves))):
         bundle = chart._repr_mimebundle_()
-        assert base64.b64decode(bundle["image/png"]) == twin._repr_png_()
+        assert bundle["image/svg+xml"] == drawing.svg(twin) and "image/png" not in bundle, "with a png beside it the chart would stand still"
         drawn = bundle["application/vnd.plotly.v1+json"]
         assert not re.findall(r"https?:", json.dumps(drawn))
         assert all(trace["hovertemplate"] for trace in drawn["data"])
@@ -244,8 +243,8 @@ def test_durations_are_told_in_two_units(seconds, said):
 def test_nothing_to_show_is_said_in_one_line(store, methods):
     encoder = next(iter(methods.values())).encoder
     for asked, why in (
-        (lambda: explore.measured({}, store, ids=store.ids[:1]), "nothing to measure"),
-        (lambda: explore.measured({"a": encoder}, store, ids=[]), "nothing to measure"),
+        (lambda: exhibits.ranks_and_spectra({}, store, store.ids[:1]), "nothing to measure"),
+        (lambda: exhibits.ranks_and_spectra({"a": encoder}, store, []), "nothing to measure"),
         (lambda: explore.spectra({}), "no spectra"),
         (lambda: explore.ranks(pd.DataFrame({"encoder": [], "id": [], "layer": [], "effective_rank": []})), "is empty"),
         (lambda: explore.encoder_view({}, store), "no run is given"),
@@ -261,4 +260,4 @@ def test_ranks_are_measured_on_a_store_of_the_encoders_contract_alone(store):
     from asapkit.vit3d import Encoder
 
     with pytest.raises(Refused, match="spacing_mm"):
-        explore.measured({"a": Encoder(Config.at("toy", spacing_mm=(8.0, 8.0, 12.0)))}, store, ids=store.ids[:1])
+        exhibits.ranks_and_spectra({"a": Encoder(Config.at("toy", spacing_mm=(8.0, 8.0, 12.0)))}, store, store.ids[:1])

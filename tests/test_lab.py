@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from asapkit import evidence, workflow
 
 pytestmark = pytest.mark.slow
-NAME = "32_sentence_to_patches"
+NAME, SPECTRA = "32_sentence_to_patches", "31_effective_rank"
 SENTENCE, SLICE, PATCHES = ".asapkit-sentence", ".asapkit-slice", ".asapkit-patches"
 RUN_SECONDS, CHANGE_SECONDS = 120, 15  # waited for at most, on a machine that does other things as well
 
@@ -33,6 +33,10 @@ if (!cells?.length) return null;
 const code = [...cells].map(c => c.toJSON()).filter(c => c.cell_type === "code");
 return {kernel: panel.sessionContext?.session?.kernel?.status, code};
 """
+SCROLL = """
+const content = window.jupyterapp.shell.currentWidget.content;
+content.scrollToItem([...content.widgets].findIndex(c => c.model.sharedModel.source.includes(arguments[0])), "start");
+"""  # a cell out of sight is not on the page
 DIRTY = "return window.jupyterapp.shell.currentWidget.context.model.dirty"
 WATCH_FIRST = """
 const seen = new MutationObserver(async () => {
@@ -68,8 +72,8 @@ def work(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     for name in ("notebooks", "figures"):
         shutil.copytree(root / name, folder / name)
-    path = folder / "notebooks" / f"{NAME}.ipynb"
-    write_ipynb(parameterize_notebook(load_notebook_node(str(path)), {"scale": "toy"}), str(path))
+    for path in (folder / "notebooks" / f"{name}.ipynb" for name in (NAME, SPECTRA)):
+        write_ipynb(parameterize_notebook(load_notebook_node(str(path)), {"scale": "toy"}), str(path))
     evidence.ready_runs(folder / "notebooks" / "build", scale="toy")
     return folder
 
@@ -201,6 +205,29 @@ def test_a_sentence_moves_the_patches_and_a_slider_the_slice(lab, pictures):
     explorer.say("of the and")
     browser.until(lambda: "only stop words" in explorer.output.text, seconds=CHANGE_SECONDS, what="why nothing is found")
     browser.screenshot(driver, pictures / "lab_5_refused.png")
+    assert not browser.errors(driver)
+    assert not browser.leaving(browser.requested(driver), server=address)
+
+
+def test_the_charts_of_spectra_say_their_values_under_the_pointer(lab, pictures):
+    driver, address, _ = lab
+    driver.get(address.format(f"notebooks/{SPECTRA}.ipynb"))
+    browser.until(lambda: driver.execute_script(STATE), seconds=60, what="the notebook is open")
+    run_all(driver)
+    driver.execute_script(SCROLL, "explore.ranks(")
+    dots = ".js-plotly-plot .scatterlayer .trace .point"
+    browser.until(lambda: driver.find_elements(By.CSS_SELECTOR, dots), seconds=CHANGE_SECONDS, what="a chart with dots")
+    charts = driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")
+    assert len(charts) == 2, "ranks and spectra"
+
+    def under_the_pointer() -> str:
+        ActionChains(driver).move_to_element(driver.find_element(By.CSS_SELECTOR, dots)).perform()
+        return " ".join(e.text for e in charts[0].find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
+
+    told = browser.until(under_the_pointer, seconds=CHANGE_SECONDS, what="values under the pointer")
+    assert re.search(r"layer \d", told) and re.search(r"0\.\d+", told), told
+    driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", charts[1])
+    browser.screenshot(driver, pictures / "lab_6_spectra.png")
     assert not browser.errors(driver)
     assert not browser.leaving(browser.requested(driver), server=address)
 

@@ -9,9 +9,9 @@ from asapkit.explore.board import board, board_view, curves_view
 from asapkit.explore.encoder import attention_view, encoder_view, hidden_view, pca_view
 from asapkit.explore.scans import browse, scan_view
 from asapkit.explore.sentences import compare, compare_view, sentence_explorer, sentence_view
-from asapkit.explore.spectra import measured, ranks, spectra
+from asapkit.explore.spectra import ranks, spectra
 
 __all__ = [
-    "attention_view", "board", "board_view", "browse", "compare", "compare_view", "curves_view", "encoder_view", "hidden_view", "measured",
+    "attention_view", "board", "board_view", "browse", "compare", "compare_view", "curves_view", "encoder_view", "hidden_view",
     "pca_view", "ranks", "scan_view", "sentence_explorer", "sentence_view", "spectra",
 ]  # fmt: skip

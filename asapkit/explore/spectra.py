@@ -1,21 +1,20 @@
 """Effective rank by layer and singular-value decay of any encoders, with values under the pointer.
 
 A chart carries its static twin: JupyterLab and VS Code show the interactive one with plotly's script of their own, a page made of the notebook
-shows the picture. Nothing is fetched from anywhere.
+shows the twin. That is svg: where a png lies beside a chart, plotly's script shows the png and stays still. Nothing is fetched from anywhere.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from asapkit import analysis, charts, exhibits
-from asapkit.drawing import Picture, encoder_colours
+from asapkit import analysis, charts
+from asapkit.drawing import Picture, encoder_colours, svg
 from asapkit.ranks import THIRDS
 from asapkit.types import Refused
 
@@ -32,21 +31,12 @@ class Chart:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         drawn = json.loads(self.figure.to_json())
-        return {PLOTLY: drawn | {"config": CONFIG}, "image/png": base64.b64encode(self.twin._repr_png_()).decode(), "text/plain": "a chart"}
+        return {PLOTLY: drawn | {"config": CONFIG}, "image/svg+xml": svg(self.twin), "text/plain": "a chart"}
 
     def write_html(self, path: str | Path) -> Path:
         """The interactive chart as one page of its own, plotly's script inside (5 MB): opens offline anywhere."""
         self.figure.write_html(path, include_plotlyjs=True, config=CONFIG)
         return Path(path)
-
-
-def measured(encoders: Mapping, store, *, ids: Sequence[str]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Ranks (encoder, id, layer, effective_rank, normalised, energy_rank_90) and spectra (L, q) by encoder, of attention outputs over volumes."""
-    if not encoders or not len(ids):
-        raise Refused("nothing to measure; give at least one encoder and one volume")
-    values = {name: exhibits.attention_values(encoder, store, list(ids)) for name, encoder in encoders.items()}
-    table = pd.concat([analysis.ranks(rows).assign(encoder=name) for name, rows in values.items()], ignore_index=True)
-    return table, {name: analysis.spectra_of(rows.values()) for name, rows in values.items()}
 
 
 def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = "") -> Chart:
@@ -57,7 +47,7 @@ def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = ""
     import plotly.graph_objects as go
 
     if table.empty:
-        raise Refused("the table of ranks is empty; `measured` makes one")
+        raise Refused("the table of ranks is empty; `exhibits.ranks_and_spectra` makes one")
     twin = charts.effective_rank(table, value=value, title=title)
     names = list(dict.fromkeys(table["encoder"]))
     colours, figure = encoder_colours(names), go.Figure()
@@ -66,14 +56,14 @@ def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = ""
         one = table[table["encoder"] == name]
         beside = (n - (len(names) - 1) / 2) * 0.12
         dots = {"color": colours[name], "size": 5, "opacity": 0.35}
-        hover = f"<b>{name}</b><br>%{{customdata}}<br>{word} %{{y:.3f}}<extra></extra>"
+        hover = f"<b>{name}</b><br>%{{customdata}}<br>{word} %{{y:.3g}}<extra></extra>"
         told = [f"{id}, layer {layer}" for id, layer in zip(one["id"], one["layer"], strict=True)]
         group = {"legendgroup": name, "name": name}
         shown = {"mode": "markers", "marker": dots, "customdata": told, "hovertemplate": hover, "showlegend": False}
         figure.add_scatter(x=one["layer"] + beside, y=one[value], **shown, **group)
         mean = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
         bars = {"type": "data", "array": mean["std"].tolist(), "thickness": 1, "width": 4}
-        hover = f"<b>{name}</b>, layer %{{customdata}}<br>mean %{{y:.3f}}, sd %{{error_y.array:.3f}}<extra></extra>"
+        hover = f"<b>{name}</b>, layer %{{customdata}}<br>mean %{{y:.3g}}, sd %{{error_y.array:.2g}}<extra></extra>"
         line = {"color": colours[name], "width": 2}
         figure.add_scatter(
             x=mean.index + beside, y=mean["mean"], error_y=bars, mode="lines+markers", line=line, customdata=mean.index, hovertemplate=hover, **group
@@ -91,7 +81,7 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "") -> Chart:
     from plotly.subplots import make_subplots
 
     if not curves:
-        raise Refused("no spectra to draw; `measured` makes them")
+        raise Refused("no spectra to draw; `exhibits.ranks_and_spectra` makes them")
     twin = charts.spectra(curves, title=title)
     words = THIRDS[min(3, max(len(c) for c in curves.values()))]
     figure = make_subplots(1, len(words), shared_yaxes=True, subplot_titles=words, horizontal_spacing=0.03)
@@ -115,6 +105,6 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "") -> Chart:
 def _styled(figure, title: str):
     figure.update_layout(
         template="none", title={"text": title, "font": {"size": 15}, "x": 0.01}, font=FONT, height=380, hovermode="closest", paper_bgcolor="white",
-        plot_bgcolor="white", margin={"l": 60, "r": 20, "t": 60 if title else 40, "b": 50},
+        plot_bgcolor="white", margin={"l": 70, "r": 20, "t": 60 if title else 40, "b": 50},
     )  # fmt: skip
-    return figure.update_yaxes(gridcolor="#E4E4E4", zeroline=False)
+    return figure.update_yaxes(gridcolor="#E4E4E4", zeroline=False, title_standoff=10, automargin=True)
