@@ -1,4 +1,4 @@
-"""Every recipe as it comes, once: 200 steps of eight volumes at `small` on one phantom cohort, then the probe; resumable at every step.
+"""Every recipe as it comes, once: 200 steps of four volumes at `small` on one phantom cohort, then the probe; resumable at every step.
 
     python -m benchmarks.recipes [--out FOLDER] [--quick]
 
@@ -27,19 +27,19 @@ ENDS = 10  # steps over which a loss is averaged at either end
 
 @dataclass(frozen=True)
 class Plan(evidence.Plan):
-    """Every recipe, eight volumes a step: half of the demo's, so that all are through within an hour or two on two cores."""
+    """Every recipe, four volumes a step: a quarter of the demo's, so that all are through within an hour on two cores."""
 
     steps: int = 200
     seeds: int = 2
     methods: tuple[str, ...] = tuple(recipes())
     decoder_init: float = 0.1
-    batch_size: int = 8
+    batch_size: int = 4
 
     def config(self, **changes) -> Config:
         return super().config(**({"batch_size": self.batch_size} | changes))
 
 
-PLAN, QUICK = Plan(), Plan(scale="toy", volumes=24, steps=4, batch_size=4)
+PLAN, QUICK = Plan(), Plan(scale="toy", volumes=24, steps=4)
 
 
 def course(run: Path) -> dict[str, float]:
