@@ -118,7 +118,9 @@ def _model_commands(command) -> None:
     scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
     setting = _argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="may be given several times")
     command(
-        pretrain, "train a recipe on a store", _argument("store", metavar="STORE", type=Path), _argument("run", metavar="RUN", type=Path),
+        pretrain, "train a recipe on a store, or on several", _argument("stores", metavar="STORE", type=Path, nargs="+"),
+        _argument("run", metavar="RUN", type=Path),
+        _argument("--share", action="append", default=[], metavar="NAME=NUMBER", help="how often one of several stores is drawn"),
         _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
         _argument("--resume", action="store_true", help="go on from the last checkpoint"),
         _argument("--init", type=Path, metavar="ENCODER", help="run folder or weights file whose encoder is the start (MAE's of ImageNet, say)"),
@@ -218,12 +220,12 @@ def label(options) -> int:
 
 
 def pretrain(options) -> int:
-    from asapkit import checkpoint, parameters, store, train
+    from asapkit import checkpoint, parameters, sources, train
     from asapkit import estimate as estimating
 
     steps = {} if options.steps is None else {"steps": options.steps}
     config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
-    held = store.open(options.store)
+    held = sources.open(options.stores, shares=_shares(options.share))
     done, began = checkpoint.steps_done(options.run), time.monotonic()
     history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume, init=options.init)
     seconds = time.monotonic() - began
@@ -364,6 +366,21 @@ def _settings(written: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"--set {name} is given twice")
         settings[name] = value
     return settings
+
+
+def _shares(written: Iterable[str]) -> dict[str, float]:
+    """["ct_rate=2"] as {"ct_rate": 2.0}. Raises: ValueError for anything else, or a name given twice."""
+    shares = {}
+    for item in written:
+        name, _, number = item.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"--share {item!r} is not of the form NAME=NUMBER") from None
+        if name in shares:
+            raise ValueError(f"--share {name} is given twice")
+        shares[name] = value
+    return shares
 
 
 def _list(refused: Iterable[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from asapkit import ct, organs, reports
 from asapkit.config import Config
 from asapkit.language import tokenizer
-from asapkit.store import Store
+from asapkit.store import Readable
 from asapkit.types import FINDINGS, ORGANS, Batch, Refused
 
 AIR = -0.95  # network units (-950 HU for a -1000..1000 window): a patch whose mean lies below is taken for air around the body
@@ -25,7 +25,7 @@ AIR = -0.95  # network units (-950 HU for a -1000..1000 window): a patch whose m
 class Items(torch.utils.data.Dataset):
     """One volume with its text as numpy arrays, indexed by (id, epoch); give it to a DataLoader with `collate`, or call `batch`."""
 
-    def __init__(self, store: Store, config: Config, *, augment: bool | None = None):
+    def __init__(self, store: Readable, config: Config, *, augment: bool | None = None):
         if store.contract != config.contract:
             raise Refused(
                 f"{store.root}: {differing(store.contract, config.contract)}; preprocess again at scale {config.scale} or pass that setting"

@@ -41,9 +41,10 @@ def history(
 ) -> Picture:
     """One panel per loss: every step faint, a running mean over `smooth` of the steps bold; one colour per run.
 
-    A table has `step` and a column per loss (by default every loss word that some run has). Raises: ValueError if there is none.
+    A table has `step` and a column per loss (by default every loss word that some run has); a `source` parts it, a colour for each store.
+    Raises: ValueError if there is no loss.
     """
-    runs = {"": runs} if isinstance(runs, pd.DataFrame) else dict(runs)
+    runs = _by_source({"": runs} if isinstance(runs, pd.DataFrame) else dict(runs))
     for table in runs.values():
         require(table, "step")
     losses = losses or [name for name in LOSSES if any(name in t for t in runs.values())]
@@ -72,6 +73,14 @@ def history(
         drawn = {name: line for ax in page.axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}  # of whichever panels have it
         panels[0, 0].legend(handles=[drawn[name] for name in runs if name in drawn])
     return page
+
+
+def _by_source(runs: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    parted = {}
+    for run, table in runs.items():
+        parts = table.groupby("source") if "source" in table else [("", table)]
+        parted |= {f"{run} {source}".strip(): part for source, part in parts}
+    return parted
 
 
 @styled

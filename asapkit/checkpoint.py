@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -136,9 +137,14 @@ def settings(run: Path) -> tuple[Config, dict]:
         raise Refused(f"{run / 'method.json'}: damaged ({error}); take it from a copy, or train again") from error
 
 
-def record_store(run: Path, store: Path) -> None:
-    """Writes data.json: where the store of a training lies, seen from the run's folder, so that both may move together."""
-    (Path(run) / "data.json").write_text(json.dumps({"store": os.path.relpath(Path(store).absolute(), Path(run).absolute())}) + "\n")
+def record_store(run: Path, store: Path, others: Mapping[str, Path] | None = None) -> None:
+    """Writes data.json: where the store of a training lies, seen from the run's folder, so that both may move together.
+
+    others: every store by name where there were several; `store` is the first of them.
+    """
+    seen = {name: os.path.relpath(Path(place).absolute(), Path(run).absolute()) for name, place in {"": store, **(others or {})}.items()}
+    said = {"store": seen.pop("")} | ({"stores": seen} if seen else {})
+    (Path(run) / "data.json").write_text(json.dumps(said) + "\n")
 
 
 def trained_on(run: Path) -> Path | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -23,14 +25,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from asapkit import checkpoint
-from asapkit import store as stores
+from asapkit import checkpoint, sources
 from asapkit.batch import Items, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
 from asapkit.optimisers import make_optimizer
+from asapkit.sources import Sources
 from asapkit.status import recorded
-from asapkit.store import Store
+from asapkit.store import Readable
 from asapkit.types import FINDINGS, Batch, Refused
 
 log = logging.getLogger(__name__)
@@ -39,12 +41,13 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 def pretrain(
-    store: Store, run: Path, *, recipe: str = "asap", config: Config, options: dict | None = None, weights: dict[str, float] | None = None,
+    store: Readable, run: Path, *, recipe: str = "asap", config: Config, options: dict | None = None, weights: dict[str, float] | None = None,
     ids: list[str] | None = None, resume: bool = False, loaders: int = 0, device: str = "auto", save_every: int = 100, init: Path | None = None,
     progress: bool = True, bar_position: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Trains `recipe` on the training patients of `store` (or on `ids`) and returns the history, one row per step.
 
+    Of several stores (`sources.open`) every step is of one, which the history names.
     options: keyword arguments of the recipe's Method.   weights: loss weights, default the recipe's.   loaders: processes that read volumes.
     init: run folder, or weights file of ours or of another method, whose encoder is the start (`checkpoint.start_from`).
     resume: go on from the last checkpoint, bit for bit on CPU.
@@ -65,10 +68,11 @@ def pretrain(
         log.info(checkpoint.start_from(method.encoder, init))
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
-    said = {"recipe": recipe, "options": options or {}, "weights": weights} | ({} if init is None else {"init": str(init)})
+    several = {"shares": store.shares} if isinstance(store, Sources) else {}
+    said = {"recipe": recipe, "options": options or {}, "weights": weights} | several | ({} if init is None else {"init": str(init)})
     state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
     if accelerator.is_main_process:
-        checkpoint.record_store(run, store.root)
+        checkpoint.record_store(run, store.root, {name: held.root for name, held in store.stores.items()} if several else {})
     history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)
     if start >= config.steps:
@@ -84,10 +88,8 @@ def pretrain(
         for step, micro in zip(range(start, config.steps), stream, strict=False):
             set_rate(optimizer, config, step)
             row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
-            history.append(row)
-            if tracker:
-                for name, value in row.items():
-                    tracker.add_scalar(name, value, step)
+            track(tracker, row)
+            history.append(row | ({"source": sources.source(micro[0].ids[0])} if several else {}))
             bar.update()
             bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
             if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
@@ -107,7 +109,7 @@ SUPERVISION = {
 """What a method's `needs` may name: its words, whether a table of volumes has it for any of them, how to get it."""
 
 
-def require_volumes(store: Store, ids: list[str], method: nn.Module, *, recipe: str) -> None:
+def require_volumes(store: Readable, ids: list[str], method: nn.Module, *, recipe: str) -> None:
     """Raises: Refused where there is no volume to train on, or none has what the method `needs` (its option `without` spares that)."""
     if not ids:
         raise Refused(f"{store.root}: no training volumes (split 'train'); check the split column of its table")
@@ -222,32 +224,47 @@ def batches(items: Items, ids: list[str], config: Config, *, start: int, acceler
 class KeyList(torch.utils.data.Sampler):
     """(id, epoch) keys of every micro-batch of one rank. Per epoch each study gives one reconstruction, studies in random order.
 
-    Two reconstructions of a study share a report and so would be false negatives: one is drawn per epoch.
+    Two reconstructions of a study share a report and so would be false negatives: one is drawn per epoch. Of several stores each step is of one,
+    drawn by its share, and each store counts its own epochs.
     """
 
-    def __init__(self, store: Store, ids: list[str], config: Config, *, start: int, rank: int = 0, world: int = 1):
+    def __init__(self, store: Readable, ids: list[str], config: Config, *, start: int, rank: int = 0, world: int = 1):
         table = store.table.loc[ids]
-        self.studies = [sorted(group.index) for _, group in sorted(table.groupby("study"), key=lambda pair: pair[0])]
+        self.studies = {name: grouped(rows) for name, rows in table.groupby("source" if isinstance(store, Sources) else lambda _: "")}
+        self.shares = [getattr(store, "shares", {"": 1.0})[name] for name in self.studies]
         self.config, self.start, self.rank, self.world = config, start, rank, world
 
     def __iter__(self):
         config, share = self.config, self.config.batch_size // self.world
-        stream = self.keys()
-        for _ in range(self.start * config.accumulate):
-            for _ in range(config.batch_size):
-                next(stream)
+        streams, step = {name: self.keys(name) for name in self.studies}, 0
         while True:
-            joined = [next(stream) for _ in range(config.batch_size)]
-            yield joined[self.rank * share : (self.rank + 1) * share]
+            stream = streams[self.source(step)]
+            for _ in range(config.accumulate):
+                joined = [next(stream) for _ in range(config.batch_size)]
+                if step >= self.start:
+                    yield joined[self.rank * share : (self.rank + 1) * share]
+            step += 1
 
-    def keys(self):
-        epoch = 0
+    def source(self, step: int) -> str:
+        names = list(self.studies)
+        if len(names) == 1:
+            return names[0]
+        shares = np.array(self.shares)
+        return str(np.random.default_rng([self.config.seed, step, 1]).choice(names, p=shares / shares.sum()))
+
+    def keys(self, source: str):
+        studies, epoch, own = self.studies[source], 0, [crc32(source.encode())] if source else []
         while True:
-            rng = np.random.default_rng([self.config.seed, epoch])
-            for study in rng.permutation(len(self.studies)):
-                volumes = self.studies[study]
+            rng = np.random.default_rng([self.config.seed, epoch, *own])
+            for study in rng.permutation(len(studies)):
+                volumes = studies[study]
                 yield volumes[int(rng.integers(len(volumes)))], epoch
             epoch += 1
+
+
+def grouped(table: pd.DataFrame) -> list[list[str]]:
+    """Ids of every study, in the order of the studies' names."""
+    return [sorted(group.index) for _, group in sorted(table.groupby("study"), key=lambda pair: pair[0])]
 
 
 def make_accelerator(config: Config, *, device: str = "auto"):
@@ -263,18 +280,21 @@ def make_accelerator(config: Config, *, device: str = "auto"):
     return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu")
 
 
-def launch(store: Path, run: Path, *, processes: int = 1, **how) -> None:
-    """`pretrain` from a notebook: in this process, or in several (CPU with gloo, or one per GPU) that it starts and waits for."""
+def launch(store: Path | Sequence[Path], run: Path, *, processes: int = 1, shares: dict[str, float] | None = None, **how) -> None:
+    """`pretrain` from a notebook: in this process, or in several (CPU with gloo, or one per GPU) that it starts and waits for.
+
+    store, shares: as of `sources.open`.
+    """
     if processes <= 1:
-        pretrain(stores.open(store), run, **how)
+        _in_process(store, run, shares, how)
         return
     from accelerate import notebook_launcher
 
-    notebook_launcher(_in_process, (store, run, how), num_processes=processes)
+    notebook_launcher(_in_process, (store, run, shares, how), num_processes=processes)
 
 
-def _in_process(store: Path, run: Path, how: dict) -> None:
-    pretrain(stores.open(store), run, **how)
+def _in_process(store: Path | Sequence[Path], run: Path, shares: dict[str, float] | None, how: dict) -> None:
+    pretrain(sources.open(store, shares=shares), run, **how)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> None:
@@ -291,7 +311,7 @@ def check_finite(losses: dict[str, Tensor], batch: Batch) -> None:
         raise Refused(f"loss {', '.join(bad)} is not finite; volumes of this step: {', '.join(batch.ids)}")
 
 
-def training_ids(store: Store) -> list[str]:
+def training_ids(store: Readable) -> list[str]:
     """Volumes of the split "train"; where a store has no other split, without the patients that `features.training_rows` holds out.
 
     Raises: Refused when a patient is on both sides.
@@ -317,7 +337,8 @@ def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bo
     if (run / "state.pt").exists():  # without it nothing was trained, and nothing can be lost
         held_config, held = checkpoint.settings(run)
         held, asked = ({k: v for k, v in values.items() if k != "init"} for values in (held, json.loads(json.dumps(said))))  # where it began is past
-        fields = [f for f in asdict(config) if getattr(held_config, f) != getattr(config, f)] + [k for k in asked if held.get(k) != asked[k]]
+        fields = [f for f in asdict(config) if getattr(held_config, f) != getattr(config, f)]
+        fields += sorted(k for k in {*asked, *held} if held.get(k) != asked.get(k))
         if fields:
             raise Refused(f"{run}: holds a run with other settings ({', '.join(fields)}); give these as they were, or choose another folder")
         if not resume:
@@ -335,6 +356,13 @@ def report_effective_batch(config: Config, accelerator, recipe: str) -> None:
         "recipe %s: effective batch %d = %d per process x %d processes x %d accumulated; %s, %s", recipe, config.batch_size * config.accumulate,
         config.batch_size // world, world, config.accumulate, accelerator.device, config.precision,
     )  # fmt: skip
+
+
+def track(tracker, row: dict[str, float]) -> None:
+    """Writes a step's numbers, where this rank keeps a tracker."""
+    if tracker:
+        for name, value in row.items():
+            tracker.add_scalar(name, value, row["step"])
 
 
 def make_tracker(run: Path):

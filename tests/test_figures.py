@@ -359,3 +359,10 @@ def test_a_vector_file_is_made_on_demand_only_and_is_the_same_bytes_again(tmp_pa
     assert not list((tmp_path / "plain").glob("*.pdf"))
     one, two = (f.with_suffix(".pdf").read_bytes() for f in files)
     assert one.startswith(b"%PDF") and one == two and b"/Creator" not in one
+
+
+def test_a_history_of_several_stores_has_a_curve_for_each():
+    table = pd.DataFrame({"step": range(6), "reconstruct": [3.0, 9.0, 2.0, 8.0, 1.0, 7.0], "source": ["a", "b"] * 3})
+    axis = figures.history({"mae": table}).axes[0]
+    bold = {line.get_label(): line.get_xdata().tolist() for line in axis.lines if not line.get_label().startswith("_")}
+    assert bold == {"mae a": [0, 2, 4], "mae b": [1, 3, 5]}
