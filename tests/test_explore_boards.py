@@ -142,8 +142,8 @@ def test_charts_hold_the_numbers_and_their_static_twin_and_ask_the_network_for_n
         assert bundle["image/svg+xml"] == drawing.svg(twin) and "image/png" not in bundle, "with a png beside it the chart would stand still"
         drawn = bundle["application/vnd.plotly.v1+json"]
         assert not re.findall(r"https?:", json.dumps(drawn))
-        assert all(trace["hovertemplate"] for trace in drawn["data"])
-    means = {t.name: t.y for t in explore.ranks(table).figure.data if t.mode == "lines+markers"}
+        assert all(trace["hovertemplate"] for trace in drawn["data"] if trace["type"] == "scatter")
+    means = {t.name: t.y for t in explore.ranks(table).figure.select_traces({"mode": "lines+markers"})}
     assert np.allclose(means["mae"], table[table.encoder == "mae"].groupby("layer")["effective_rank"].mean())
     page = explore.spectra(curves).write_html(tmp_path / "spectra.html").read_text(encoding="utf-8")
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page) and len(page) > 3_000_000

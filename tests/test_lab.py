@@ -217,17 +217,19 @@ def test_the_charts_of_spectra_say_their_values_under_the_pointer(lab, pictures)
     driver.execute_script(SCROLL, "explore.ranks(")
     dots = ".js-plotly-plot .scatterlayer .trace .point"
     browser.until(lambda: driver.find_elements(By.CSS_SELECTOR, dots), seconds=CHANGE_SECONDS, what="a chart with dots")
-    charts = driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")
-    assert len(charts) == 2, "ranks and spectra"
 
     def under_the_pointer() -> str:
         ActionChains(driver).move_to_element(driver.find_element(By.CSS_SELECTOR, dots)).perform()
-        return " ".join(e.text for e in charts[0].find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
+        return " ".join(e.text for e in driver.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
 
     told = browser.until(under_the_pointer, seconds=CHANGE_SECONDS, what="values under the pointer")
     assert re.search(r"layer \d", told) and re.search(r"0\.\d+", told), told
-    driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", charts[1])
-    browser.screenshot(driver, pictures / "lab_6_spectra.png")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'end'})", driver.find_element(By.CSS_SELECTOR, ".js-plotly-plot"))
+    browser.screenshot(driver, pictures / "lab_6_ranks.png")
+    driver.execute_script(SCROLL, "explore.spectra(")
+    curves = ".js-plotly-plot .scatterlayer .js-line"
+    browser.until(lambda: len(driver.find_elements(By.CSS_SELECTOR, curves)) >= 6, seconds=CHANGE_SECONDS, what="curves of three encoders")
+    browser.screenshot(driver, pictures / "lab_7_spectra.png")
     assert not browser.errors(driver)
     assert not browser.leaving(browser.requested(driver), server=address)
 

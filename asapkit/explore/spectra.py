@@ -39,50 +39,62 @@ class Chart:
         return Path(path)
 
 
-def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = "") -> Chart:
-    """Effective rank by layer: every volume a dot that says which it is, the mean a line with the standard deviation.
+def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = "", caption: str = "") -> Chart:
+    """Effective rank: its distribution over all layers with the mean, and by layer, every volume a dot that says which it is.
 
-    Columns: encoder, id, layer, and `value` ("effective_rank" or "normalised"). Its twin is `charts.effective_rank`.
+    Columns: encoder, id, layer, and `value` ("effective_rank" or "normalised"). Its twin, with the caption, is `charts.effective_rank`.
     """
-    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
     if table.empty:
         raise Refused("the table of ranks is empty; `exhibits.ranks_and_spectra` makes one")
-    twin = charts.effective_rank(table, value=value, title=title)
+    twin = charts.effective_rank(table, value=value, title=title, caption=caption)
     names = list(dict.fromkeys(table["encoder"]))
-    colours, figure = encoder_colours(names), go.Figure()
     word = "normalised effective rank" if value == "normalised" else "effective rank"
-    for n, name in enumerate(names):
-        one = table[table["encoder"] == name]
-        beside = (n - (len(names) - 1) / 2) * 0.12
-        dots = {"color": colours[name], "size": 5, "opacity": 0.35}
-        hover = f"<b>{name}</b><br>%{{customdata}}<br>{word} %{{y:.3g}}<extra></extra>"
-        told = [f"{id}, layer {layer}" for id, layer in zip(one["id"], one["layer"], strict=True)]
-        group = {"legendgroup": name, "name": name}
-        shown = {"mode": "markers", "marker": dots, "customdata": told, "hovertemplate": hover, "showlegend": False}
-        figure.add_scatter(x=one["layer"] + beside, y=one[value], **shown, **group)
-        mean = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
-        bars = {"type": "data", "array": mean["std"].tolist(), "thickness": 1, "width": 4}
-        hover = f"<b>{name}</b>, layer %{{customdata}}<br>mean %{{y:.3g}}, sd %{{error_y.array:.2g}}<extra></extra>"
-        line = {"color": colours[name], "width": 2}
-        figure.add_scatter(
-            x=mean.index + beside, y=mean["mean"], error_y=bars, mode="lines+markers", line=line, customdata=mean.index, hovertemplate=hover, **group
-        )
-    figure.update_xaxes(title="layer", tickvals=sorted(set(table["layer"])), showgrid=False)
-    figure.update_yaxes(title=word)
+    figure = make_subplots(1, 2, subplot_titles=["all layers", "per layer, mean ± sd over volumes"], horizontal_spacing=0.12)
+    for n, (name, colour) in enumerate(encoder_colours(names).items()):
+        one, group = table[table["encoder"] == name], {"legendgroup": name, "name": name}
+        shape = {"orientation": "h", "side": "negative", "points": False, "meanline_visible": True, "width": 1.6, "line_color": colour}
+        smooth = {"bandwidth": 0.3 * float(one[value].std(ddof=0)) or None, "showlegend": False, "hoveron": "violins"}
+        figure.add_violin(x=one[value], y=[name] * len(one), **shape, **smooth, **group, row=1, col=1)
+        _by_layer(figure, one, value=value, beside=(n - (len(names) - 1) / 2) * 0.12, colour=colour, group=group, word=word)
+    figure.update_xaxes(title=word, col=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, col=1)
+    figure.update_xaxes(title="layer", tickvals=sorted(set(table["layer"])), showgrid=False, col=2)
+    figure.update_yaxes(title=word, col=2)
     return Chart(_styled(figure, title), twin)
 
 
-def spectra(curves: Mapping[str, np.ndarray], *, title: str = "") -> Chart:
+def _by_layer(figure, one: pd.DataFrame, *, value: str, beside: float, colour: str, group: dict, word: str) -> None:
+    """Dots of every volume and the mean with its standard deviation, of one encoder, in the second panel."""
+    name = group["name"]
+    told = [f"{id}, layer {layer}" for id, layer in zip(one["id"], one["layer"], strict=True)]
+    hover = f"<b>{name}</b><br>%{{customdata}}<br>{word} %{{y:.3g}}<extra></extra>"
+    shown = {
+        "mode": "markers",
+        "marker": {"color": colour, "size": 5, "opacity": 0.35},
+        "customdata": told,
+        "hovertemplate": hover,
+        "showlegend": False,
+    }
+    figure.add_scatter(x=one["layer"] + beside, y=one[value], **shown, **group, row=1, col=2)
+    mean = one.groupby("layer")[value].agg(["mean", "std"]).fillna(0)
+    bars = {"type": "data", "array": mean["std"].tolist(), "thickness": 1, "width": 4}
+    hover = f"<b>{name}</b>, layer %{{customdata}}<br>mean %{{y:.3g}}, sd %{{error_y.array:.2g}}<extra></extra>"
+    line = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "customdata": mean.index, "hovertemplate": hover}
+    figure.add_scatter(x=mean.index + beside, y=mean["mean"], error_y=bars, **line, **group, row=1, col=2)
+
+
+def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str = "") -> Chart:
     """Singular values over the largest, (L, q) per encoder: a panel each for the shallow, middle and deep third of the layers.
 
-    Its twin is `charts.spectra`.
+    Its twin, with the caption, is `charts.spectra`.
     """
     from plotly.subplots import make_subplots
 
     if not curves:
         raise Refused("no spectra to draw; `exhibits.ranks_and_spectra` makes them")
-    twin = charts.spectra(curves, title=title)
+    twin = charts.spectra(curves, title=title, caption=caption)
     words = THIRDS[min(3, max(len(c) for c in curves.values()))]
     figure = make_subplots(1, len(words), shared_yaxes=True, subplot_titles=words, horizontal_spacing=0.03)
     colours = encoder_colours(list(curves))
