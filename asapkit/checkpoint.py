@@ -195,15 +195,20 @@ def is_run(folder: Path) -> bool:
 
 def load_encoder(source: Path | str) -> nn.Module:
     """The encoder of a run, an exported or a downloaded folder, a weights file in one of these, or another method's released file; eval mode, CPU."""
+    return _opened(Path(source))[0]
+
+
+def _opened(source: Path) -> tuple[nn.Module, str]:
+    """`load_encoder`, and in one line what became of the names of a file that is not a run's folder or an export."""
     from asapkit import hub
     from asapkit.peers import reading
 
-    source = Path(source)
     if hub.exported(source):
-        return hub.load(source if source.is_dir() else source.parent).encoder
+        return hub.load(source if source.is_dir() else source.parent).encoder, ""
     if source.is_dir() and (is_run(source) or (source / "weights.safetensors").exists()):
-        return run_encoder(source, read_weights(source), str(source))
-    return reading.load(reading.weights_in(source) if source.is_dir() else source).encoder
+        return run_encoder(source, read_weights(source), str(source)), ""
+    found = reading.load(reading.weights_in(source) if source.is_dir() else source)
+    return found.encoder, found.report.brief()
 
 
 def run_encoder(run: Path, state: dict[str, Tensor], source: str) -> nn.Module:
@@ -223,20 +228,24 @@ def start_from(encoder: nn.Module, source: Path | str) -> str:
 
     Raises: Refused where not even the blocks fit.
     """
-    state, wanted = load_encoder(source).state_dict(), encoder.state_dict()
+    (other, said), wanted = _opened(Path(source)), encoder.state_dict()
+    state, said = other.state_dict(), f" ({said})" if said else ""
     turned = [k for k in ("frequencies",) if k in state and k in wanted and not torch.equal(state[k], wanted[k])]
     if turned:
         raise Refused(f"{source}: its places are turned by other frequencies; give the rope and rope_base that it was trained with")
     if state.keys() == wanted.keys() and all(state[k].shape == wanted[k].shape for k in wanted):
         encoder.load_state_dict(state)
-        return f"encoder starts from {source}, whole"
+        return f"encoder starts from {source}, whole{said}"
     if not hasattr(encoder, "blocks"):
+        if state.keys() == wanted.keys() and other.width != encoder.width:
+            raise Refused(f"{source}: its encoder has {other.width} features, this one {encoder.width}; set width={other.width}")
         raise Refused(f"{source}: its encoder is not of the kind that this recipe trains")
     try:
         load_mae_blocks(encoder, state)
     except ValueError as error:
         raise Refused(f"{source}: its blocks do not fit this encoder ({error}); choose a scale or settings of the same width and depth") from error
-    return f"encoder starts from {source}: its {len(encoder.blocks)} blocks and last norm; patch embedding, class token and positions begin afresh"
+    taken = f"its {len(encoder.blocks)} blocks and last norm; patch embedding, class token and positions begin afresh"
+    return f"encoder starts from {source}: {taken}{said}"
 
 
 def random_encoder(config: Config, *, seed: int = 0) -> nn.Module:

@@ -15,7 +15,7 @@ import numpy as np
 
 STEMS = ("linear", "statistics")
 OPTIMISERS = ("recipe", "adamw", "muon")
-ENCODERS = ("vit", "swin", "rotary")
+ENCODERS = ("vit", "swin", "resnet18", "rotary")
 ATTENDS = ("volume", "slices")
 
 
@@ -52,7 +52,7 @@ class Config:
     resampler: str = "clean"
     fit: str = "crop_pad"
     # networks
-    encoder: str = "vit"  # vit (the paper) | swin (hierarchical, of MONAI's stages: for recipes that hide no patches) | rotary (sigvlp's)
+    encoder: str = "vit"  # vit (the paper) | swin, resnet18 (in stages, MONAI's: for recipes that hide no patches) | rotary (sigvlp's)
     pool: int = 1  # voxels along each axis that a vit averages before it embeds a patch (mrm: 2)
     width: int = 768
     depth: int = 12
@@ -102,7 +102,7 @@ class Config:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(changes) - known):
             raise ValueError(f"unknown setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        values = SCALES[scale] | changes
+        values = SCALES[scale] | OWN_SIZES.get((scale, changes.get("encoder")), {}) | changes
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         config = cls(scale=scale, **values)
         config.require_ranges()
@@ -185,3 +185,6 @@ SCALES: dict[str, dict] = {
     ),
     "base": dict(spacing_mm=(1.5, 1.5, 3.0), crop=(224, 224, 112), patch=(16, 16, 8), batch_size=14, steps=100_000),
 }  # fmt: skip
+
+OWN_SIZES = {("base", "resnet18"): {"width": 512, "heads": 8}}
+"""What a scale is for an encoder whose published sizes are not the ViT's."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from torch import nn
 
 from asapkit.config import Config
+from asapkit.resnet import ResNet18
 from asapkit.rotary import RotaryEncoder
 from asapkit.swin import Swin
 from asapkit.vit3d import Encoder
 
-KINDS = {"vit": Encoder, "swin": Swin, "rotary": RotaryEncoder}
+KINDS = {"vit": Encoder, "swin": Swin, "resnet18": ResNet18, "rotary": RotaryEncoder}
 
 
 def image_encoder(config: Config) -> nn.Module:
@@ -28,5 +29,5 @@ def chosen_encoder(config: Config) -> nn.Module:
     Raises: ValueError for one that belongs to a recipe.
     """
     if config.encoder == "rotary":
-        raise ValueError("encoder 'rotary' is that of recipe sigvlp; there are vit, swin")
+        raise ValueError("encoder 'rotary' is that of recipe sigvlp; there are vit, swin, resnet18")
     return image_encoder(config)

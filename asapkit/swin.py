@@ -13,9 +13,9 @@ from math import gcd, prod
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asapkit.config import Config
+from asapkit.stages import on_grid, require_all, with_mean
 from asapkit.types import Refused
 
 WINDOW = 7
@@ -64,15 +64,13 @@ class Swin(nn.Module):
         return found
 
     def states(self, image: Float[Tensor, "B 1 X Y Z"]) -> list[Float[Tensor, "B N _"]]:
-        """The maps on the grid of the patches: finer ones averaged, coarser ones repeated. Their numbers of features are their own."""
-        return [F.adaptive_avg_pool3d(found, self.grid).flatten(2).transpose(1, 2) for found in self.maps(image)]
+        """The maps on the grid of the patches, before any norm."""
+        return on_grid(self.maps(image), self.grid)
 
     def forward(self, image: Float[Tensor, "B 1 X Y Z"], visible: Int[Tensor, "B V"] | None = None) -> Float[Tensor, "B M D"]:
         """The mean of the patch tokens, and these.  Raises: Refused where some patches are to be left out."""
-        if visible is not None and visible.shape[1] < prod(self.grid):
-            raise Refused("encoder 'swin' computes every patch: let the recipe see all of them, or set encoder=vit")
-        x = self.tokens(image)
-        return torch.cat([x.mean(1, keepdim=True), x], dim=1)
+        require_all(visible, prod(self.grid), encoder="swin")
+        return with_mean(self.tokens(image))
 
     def tokens(self, image: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, "B N D"]:
         """Patch tokens: the maps of all stages, joined."""

@@ -301,6 +301,25 @@ def visd_boost(m: Maker, *, stem: int = 4, blocks: tuple[int, ...] = (2, 2, 2, 2
     return {"model": m.made}
 
 
+def r3d_18(m: Maker, *, stem: int = 4, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> dict:
+    m.conv("stem.0", stem, 3, 3, 7, 7)
+    m.batch_norm("stem.1", stem)
+    into = stem
+    for number, count in enumerate(blocks, start=1):
+        out = stem * 2 ** (number - 1)
+        for k in range(count):
+            b = f"layer{number}.{k}."
+            for part, channels in ((1, into), (2, out)):
+                m.conv(f"{b}conv{part}.0", out, channels, 3, 3, 3)
+                m.batch_norm(f"{b}conv{part}.1", out)
+            if k == 0 and number > 1:
+                m.conv(f"{b}downsample.0", out, into, 1, 1, 1)
+                m.batch_norm(f"{b}downsample.1", out)
+            into = out
+    m.linear("fc", 400, into)
+    return m.made
+
+
 def pcrlv2(m: Maker, *, stem: int = 4) -> dict:
     into = 1
     for level, name in enumerate((64, 128, 256, 512)):

@@ -31,12 +31,12 @@ pytestmark = pytest.mark.slow  # networks of published sizes: a minute that `mak
 CROPS = {
     "ASAP": (48, 32, 32), "SimCroP": (48, 32, 32), "MAE": (48, 32, 32), "MRM": (48, 32, 32), "M3AE": (48, 32, 32), "Hi-End-MAE": (48, 36, 24),
     "M3D-CLIP": (48, 32, 16), "fVLM": (96, 64, 64), "HLIP": (72, 48, 32), "CT-CLIP": (16, 12, 10), "Merlin": (96, 64, 64), "ViSD-Boost": (96, 64, 64),
-    "PCRLv2": (24, 16, 32), "SigVLP": (48, 32, 64),
+    "R3D-18": (96, 64, 32), "PCRLv2": (24, 16, 32), "SigVLP": (48, 32, 64),
 }  # fmt: skip
 MAKERS = {
     "ASAP": states.asap, "SimCroP": states.simcrop, "MAE": states.mae, "MRM": states.mrm, "M3AE": states.m3ae, "Hi-End-MAE": states.hi_end_mae,
     "M3D-CLIP": states.m3d_clip, "fVLM": states.fvlm, "HLIP": states.hlip, "CT-CLIP": states.ct_clip, "Merlin": states.merlin,
-    "ViSD-Boost": states.visd_boost, "PCRLv2": states.pcrlv2, "SigVLP": states.sigvlp, "CXR-BERT": states.cxr_bert,
+    "ViSD-Boost": states.visd_boost, "R3D-18": states.r3d_18, "PCRLv2": states.pcrlv2, "SigVLP": states.sigvlp, "CXR-BERT": states.cxr_bert,
 }  # fmt: skip
 
 
@@ -93,9 +93,10 @@ SIZES = {
     **{n: {"width": 768, "depth": 12} for n in ("ASAP", "SimCroP", "MAE", "MRM", "M3D-CLIP", "fVLM", "HLIP", "CXR-BERT")},
     "M3AE": {"width": 768, "depth": 11}, "Hi-End-MAE": {"width": 1536, "depth": 12}, "SigVLP": {"width": 1024, "depth": 24},
     "CT-CLIP": {"width": 512, "depth": 4, "heads": 8, "head_width": 32, "patch": 10, "codes": 8192},
-    "Merlin": {"stem": 64, "blocks": (3, 8, 36, 3)}, "ViSD-Boost": {"stem": 64, "width": 256}, "PCRLv2": {"stem": 32},
+    "Merlin": {"stem": 64, "blocks": (3, 8, 36, 3)}, "ViSD-Boost": {"stem": 64, "width": 256}, "R3D-18": {"stem": 64},
+    "PCRLv2": {"stem": 32},
 }  # fmt: skip
-MILLIONS = {"MAE": 87, "Merlin": 117, "Hi-End-MAE": 342, "SigVLP": 306, "HLIP": 89, "ViSD-Boost": 33, "CXR-BERT": 85}
+MILLIONS = {"MAE": 87, "Merlin": 117, "Hi-End-MAE": 342, "SigVLP": 306, "HLIP": 89, "ViSD-Boost": 33, "R3D-18": 33, "CXR-BERT": 85}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -106,7 +107,7 @@ def test_published_sizes_fit(name, monkeypatch):
     monkeypatch.setattr(reading, "opened", lambda file: (dict(m.made), {}))
     found = reading.load(Path("published.pt"))
     assert found.report.family == name
-    assert found.encoder.width == {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256}.get(name, SIZES[name].get("width"))
+    assert found.encoder.width == {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256, "R3D-18": 512}.get(name, SIZES[name].get("width"))
     if name in MILLIONS:
         assert round(sum(p.numel() for p in found.encoder.parameters()) / 1e6) == pytest.approx(MILLIONS[name], abs=1)
     assert not [w for w in found.report.warnings if "where the published model has" in w]
@@ -115,7 +116,7 @@ def test_published_sizes_fit(name, monkeypatch):
         assert found.encoder.blocks[0].attn.heads == heads[name]
 
 
-@pytest.mark.parametrize("name", [n for n in CROPS if n not in ("ASAP", "SimCroP", "Merlin", "ViSD-Boost", "PCRLv2")])
+@pytest.mark.parametrize("name", [n for n in CROPS if n not in ("ASAP", "SimCroP", "Merlin", "ViSD-Boost", "R3D-18", "PCRLv2")])
 def test_a_voxel_reaches_the_token_of_its_own_patch(name, tmp_path):
     """Before any attention, a change inside one patch moves that patch's token alone, in row-major x, y, z: axis order and direction are right."""
     encoder = reading.load(written(tmp_path, name), crop=CROPS[name]).encoder

@@ -1,4 +1,5 @@
-"""Convolutional encoders of other methods: I3D-ResNet-152 (Merlin), dilated ResNet-18 (ViSD-Boost), the contracting half of a U-Net (PCRLv2).
+"""Convolutional encoders of other methods: I3D-ResNet-152 (Merlin), dilated ResNet-18 (ViSD-Boost), ResNet-18 of videos (this house's own network),
+the contracting half of a U-Net (PCRLv2).
 
 Tokens are the places of the last feature map. `hidden` gives the map of an earlier stage, averaged over the grid of the last one, so that all stages
 speak of the same places; its number of features is that stage's own.
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asapkit.config import Config
 from asapkit.peers.building import Built, State, sized
 from asapkit.peers.frame import Geometry, Peer, Triple
 from asapkit.types import Refused
@@ -145,6 +149,27 @@ def resnet(state: State, *, geometry: Geometry, crop: Triple | None = None) -> B
         "width": len(state["proj4.weight"]),
     }  # fmt: skip
     return Built("resnet", {"geometry": sized(geometry, crop=crop).to_dict()} | settings, state)
+
+
+# -------------------------------------------------------------------------------------------------------------------- R3D-18
+
+
+def video(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Built:
+    """torchvision's r3d_18 as this house's `resnet.ResNet18`, which it fills: kernels turned from time, rows, columns to x, y, z, colours summed."""
+    wanted = sized(geometry, crop=crop)
+    blocks = [len({name.split(".")[2] for name in state if name.startswith(f"stages.{n}.")}) for n in range(4)]
+    if blocks != [2, 2, 2, 2]:
+        raise Refused(f"{', '.join(map(str, blocks))} blocks in its stages, where a ResNet-18 has 2, 2, 2, 2")
+    state.update({name: value.permute(0, 1, 4, 3, 2).contiguous() for name, value in state.items() if value.ndim == 5})
+    colours, width = state["stem.0.weight"].shape[1], len(state["stages.3.1.conv2.weight"])
+    state["stem.0.weight"] = state["stem.0.weight"].sum(1, keepdim=True)
+    adapted = {"every kernel": "turned from time, rows, columns to x, y, z", "stem.0.weight": f"its {colours} colours summed to one"}
+    counters = [name.replace("running_var", "num_batches_tracked") for name in state if name.endswith("running_var")]
+    if not any(name in state for name in counters):  # files older than these counters, which no result depends on
+        state.update({name: torch.zeros((), dtype=torch.long, device=state["stem.0.weight"].device) for name in counters})
+        adapted["num_batches_tracked"] = "zeros, the file is older than these counters"
+    config = Config.at("base", encoder="resnet18", crop=wanted.contract.crop, width=width)
+    return Built("house", {"config": asdict(config)}, state, adapted)
 
 
 # -------------------------------------------------------------------------------------------------------------------- PCRLv2

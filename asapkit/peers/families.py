@@ -226,6 +226,25 @@ FAMILIES: tuple[Family, ...] = (
         remarks=("axis directions are those of CT-RATE's stored files",),
     ),
     Family(
+        "R3D-18", "arXiv 1711.11248; torchvision's r3d_18, trained on Kinetics-400", "BSD-3-Clause",
+        needs=((r"stem\.0\.weight", 5), (r"layer1\.0\.conv1\.0\.weight", 5), (r"layer4\.0\.downsample\.1\.running_var", 1)),
+        rules=(
+            (r"(stem\.[01]\.\w+)", r"\1"),
+            *(rule for n in (1, 2, 3, 4) for rule in (
+                (rf"layer{n}\.(\d+)\.conv([12])\.0\.(\w+)", rf"stages.{n - 1}.\1.conv\2.\3"),
+                (rf"layer{n}\.(\d+)\.conv([12])\.1\.(\w+)", rf"stages.{n - 1}.\1.bn\2.\3"),
+                (rf"layer{n}\.(\d+)\.(downsample\.[01]\.\w+)", rf"stages.{n - 1}.\1.\2"),
+            )),
+        ),
+        dropped=((r"fc\.\w+", "the classifier of Kinetics' actions"),),
+        build=partial(convolutional.video, geometry=ASAP_GEOMETRY),
+        sizes={"width": 512},
+        remarks=(
+            "trained on videos: a start for a training, no encoder of CT; its norms remember standardised colours where HU now enter from -1 to 1",
+            "spacing, crop and HU window are this house's choice; time, rows and columns are taken for z, y and x, none reversed",
+        ),
+    ),
+    Family(
         "PCRLv2", "arXiv 2301.00772; github RL4M/PCRLv2, commit 6634bef", "MIT",
         needs=((r"down_tr64\.ops\.0\.conv1\.weight", 5), (r"down_tr512\.ops\.1\.conv1\.weight", 5)),
         rules=tuple(

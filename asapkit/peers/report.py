@@ -34,6 +34,12 @@ class Report:
         lines += [f"dropped {len(names)}: {why}{_some(names)}" for why, names in self.grouped().items()] or ["dropped 0"]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
+    def brief(self) -> str:
+        """The same in one line, for the start of a training."""
+        counts = f"{self.family}: {len(self.matched)} names matched, {len(self.renamed)} renamed, {len(self.dropped)} dropped"
+        why = f" ({'; '.join(self.grouped())})" if self.dropped else ""
+        return "; ".join([counts + why, *(f"{name}: {how}" for name, how in self.adapted.items())])
+
     def grouped(self) -> dict[str, list[str]]:
         """Reason -> names that were dropped for it."""
         groups: dict[str, list[str]] = defaultdict(list)

@@ -58,8 +58,8 @@ class Method(nn.Module):
         self, config: Config, *, longest: int = 8, whole: float = 0.0, chunks: int = 1, inside: float = 0.5, rope: str = "axial",
         rope_base: float = 1000.0, text_memory: bool = False,
     ):  # fmt: skip
-        if config.encoder == "swin":
-            raise ValueError("encoder 'swin': this recipe turns its places and has an encoder of its own; leave encoder as it is")
+        if config.encoder not in ("vit", "rotary"):
+            raise ValueError(f"encoder {config.encoder!r}: this recipe turns its places and has an encoder of its own; leave encoder as it is")
         if longest < 1 or not 1 <= chunks < config.patches:
             raise ValueError(f"longest {longest}, chunks {chunks}: give whole numbers of at least 1 (of chunks fewer than {config.patches})")
         if not (0 <= whole <= 1 and 0 < inside <= 1):
