@@ -24,8 +24,8 @@ DATA = {
     "workers",
 }  # fmt: skip
 NETS = {
-    "stem", "slices", "vit3d", "rotary", "swin", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
-    "selection", "alignment", "objectives", "metrics", "analysis", "dependence",
+    "stem", "slices", "vit3d", "rotary", "stages", "swin", "resnet", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
+    "selection", "alignment", "objectives", "ontology", "metrics", "analysis", "dependence",
 }  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}
@@ -46,7 +46,7 @@ FLOW = [
 ]
 MAY_IMPORT = {room: allowed for rooms, allowed in FLOW for room in rooms}
 SEES_NO_NETWORK = ("figures", "analysis")
-NETWORKS = {"vit3d", "swin", "language", "recipes", "train", "checkpoint"}
+NETWORKS = {"vit3d", "swin", "resnet", "language", "recipes", "train", "checkpoint"}
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "engine"}
 MAX_FILE_LINES = 400

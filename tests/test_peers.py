@@ -107,7 +107,8 @@ def test_published_sizes_fit(name, monkeypatch):
     monkeypatch.setattr(reading, "opened", lambda file: (dict(m.made), {}))
     found = reading.load(Path("published.pt"))
     assert found.report.family == name
-    assert found.encoder.width == {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256, "R3D-18": 512}.get(name, SIZES[name].get("width"))
+    widths = {"Merlin": 2048, "CT-CLIP": 512, "PCRLv2": 512, "ViSD-Boost": 256, "R3D-18": 512}
+    assert found.encoder.width == widths.get(name, SIZES[name].get("width"))
     if name in MILLIONS:
         assert round(sum(p.numel() for p in found.encoder.parameters()) / 1e6) == pytest.approx(MILLIONS[name], abs=1)
     assert not [w for w in found.report.warnings if "where the published model has" in w]

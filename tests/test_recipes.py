@@ -46,6 +46,7 @@ SIMCROP = [
     {"fixed_k": 3, "align_from": "early", "encode": "sentence", "positive_weight": 4.0},
 ]
 FORMS = [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]] + [("simcrop", o) for o in SIMCROP] + [("m3ae", {"whole_words": False})]
+FORMS += [("scale_vlp", {"knowledge": "ontology"}), ("scale_vlp", {"knowledge": "ontology", "mode": "official"})]
 
 
 @pytest.mark.parametrize(("recipe", "options"), FORMS)

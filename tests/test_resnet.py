@@ -96,7 +96,7 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     encoder = made(Config.at("toy", encoder="resnet18", **OWN))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     for changes, says in (
-        ({"layer2.1.conv2.0.weight": None}, "R3D-18 without layer2.1.conv2.0.weight; the file is incomplete"),
+        ({"layer2.1.conv2.0.weight": None}, "R3D-18 without stages.1.1.conv2.weight; the file is incomplete"),
         ({"layer2.2.conv1.0.weight": torch.ones(8, 8, 3, 3, 3)}, "2, 3, 2, 2 blocks in its stages, where a ResNet-18 has 2, 2, 2, 2"),
         ({"layer3.0.conv1.0.weight": torch.ones(16, 8, 1, 3, 3)}, r"R3D-18 with layer3.0.conv1.0.weight of shape"),
         ({"stem.3.weight": torch.ones(2)}, "looks like R3D-18, but that has no stem.3.weight"),
@@ -204,13 +204,23 @@ def test_two_stages_are_trained_one_after_the_other_and_the_run_is_exported(toy_
         assert torch.equal(hub.load(folder)(image), first.tokens(image))
 
 
-def test_a_run_goes_on_where_it_stopped(toy_store, tmp_path):
-    held, config = store.open(toy_store), replace(TOY, steps=4)
-    whole = train.pretrain(held, tmp_path / "whole", recipe="supervised", config=config, progress=False)
-    cut = {"recipe": "supervised", "config": config, "progress": False}
-    train.pretrain(held, tmp_path / "cut", save_every=2, **cut)
-    state = checkpoint.load_state(tmp_path / "cut")
-    assert "encoder.stem.1.running_mean" in state["weights"] and len(whole) == len(state["history"])
+def test_a_run_goes_on_where_it_stopped_statistics_of_its_norms_included(toy_store, tmp_path, monkeypatch):
+    held, how = store.open(toy_store), {"recipe": "supervised", "config": replace(TOY, steps=4), "progress": False}
+    whole = train.pretrain(held, tmp_path / "whole", **how)
+    save = checkpoint.save
+
+    def stop(*args, **options):
+        save(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.pretrain(held, tmp_path / "cut", save_every=2, **how)
+    monkeypatch.undo()
+    again = train.pretrain(held, tmp_path / "cut", resume=True, **how)
+    assert again["loss"].tolist() == whole["loss"].tolist()
+    one, other = (checkpoint.load_encoder(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_training_of_it_is_estimated():

@@ -102,9 +102,10 @@ if rank == 0:
     {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2}, {"recipe": "pcrlv2"},
     {"recipe": "simcrop", "align_over": "batch", "positive_weight": 3.0}, {"recipe": "m3ae"}, {"recipe": "mrm"},
     {"recipe": "fvlm", "dropout": 0.0}, {"recipe": "visd_boost", "dropout": 0.0}, {"recipe": "hlip", "see": 0.5},
+    {"recipe": "scale_vlp", "knowledge": "ontology"},
 ], ids=[
     "report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs", "organs and codes",
-    "slices",
+    "slices", "knowledge",
 ])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
@@ -349,6 +350,8 @@ def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_s
         ("asap", {"aki": False}, ["has_organs"], ""), ("ct_clip", {}, ["has_organs", *FINDINGS], ""),
         ("merlin", {}, list(FINDINGS), "recipe merlin needs labels of findings; .*: give the labels to preprocess"),
         ("supervised", {}, list(FINDINGS), "recipe supervised needs labels"), ("supervised", {}, list(FINDINGS[1:]), ""),
+        ("scale_vlp", {"knowledge": "ontology"}, list(FINDINGS), "recipe scale_vlp needs labels of findings; .*: give the labels to preprocess"),
+        ("scale_vlp", {}, list(FINDINGS), ""),
     ],
 )  # fmt: skip
 def test_supervision_that_a_store_lacks_is_named_before_the_first_step(recipe, options, lacks, says, toy_store, tmp_path):

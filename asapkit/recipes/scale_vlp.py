@@ -2,7 +2,8 @@
 
 Source: arXiv 2511.02996; no code was released: its shape follows public summaries, its details methods.md A. Differs: the encoder is this house's
 ViT, trained, in place of a frozen one with a light transformer on top; the knowledge is the frozen text encoder's mean token, not a medical
-language model's; volumes of one report do not count. Cost: every patch is computed, four times the tokens of a step that hides 75 %.
+language model's, or, with knowledge=ontology, what the labels say by an ontology of findings and organs that is ours; volumes of one report do not
+count. Cost: every patch is computed, four times the tokens of a step that hides 75 %.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asapkit import objectives
+from asapkit import ontology as ontologies
 from asapkit.config import Config
 from asapkit.encoders import chosen_encoder
 from asapkit.pairing import Pair, alone, moment_kernel, moments, same_report
@@ -24,17 +26,26 @@ class Method(nn.Module):
     """mode: soft_target, alike pairs are half matches (what the paper describes) | official, they weigh more as negatives (what its equations do).
 
     alpha: share of knowledge, beside the report's own feature, in the likeness of two texts.   softness: of a soft target, at most.
+    knowledge: text, the frozen text encoder's mean token | ontology, the study's labels by the one named `ontology`, or in a .json file of your own.
     text_memory: keep the text features of reports seen before.
     """
 
     frozen = ("pair.text.",)
 
-    def __init__(self, config: Config, *, mode: str = "soft_target", alpha: float = 0.5, softness: float = 0.5, text_memory: bool = False):
+    def __init__(
+        self, config: Config, *, mode: str = "soft_target", alpha: float = 0.5, softness: float = 0.5, knowledge: str = "text",
+        ontology: str = "findings-v1", text_memory: bool = False,
+    ):  # fmt: skip
         if mode not in ("soft_target", "official"):
             raise ValueError(f"mode {mode!r}: there are soft_target, official")
         if not (0 <= alpha <= 1 and 0 <= softness <= 1):
             raise ValueError(f"alpha {alpha}, softness {softness}: give numbers from 0 to 1")
+        if knowledge not in ("text", "ontology"):
+            raise ValueError(f"knowledge {knowledge!r}: there are text, ontology")
         super().__init__()
+        self.ontology = ontologies.read(ontology) if knowledge == "ontology" else None
+        self.needs = () if self.ontology is None else ("labels",)
+        self.register_buffer("traits", None if self.ontology is None else self.ontology.traits, persistent=False)
         self.config, self.encoder, self.gather = config, chosen_encoder(config), alone
         self.pair = Pair(config, scale=10.0, bias=-10.0, text_memory=text_memory)
         self.mode, self.alpha, self.softness = mode, alpha, softness
@@ -62,9 +73,8 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         tokens = self.encoder.tokens(batch.image)
         share, words = self.shares(tokens), self.pair.text(batch.report_tokens, batch.report_real)
-        real = batch.report_real.unsqueeze(-1)
-        known = objectives.unit((words * real).sum(1) / real.sum(1))
         volume, report = self.pair.joined(self.pooled(tokens, share), words[:, 0])
+        known = self.known(batch, words)
         volume, report, known, (mean, covariance) = (
             *map(self.gather, (volume, report, known)),
             map(self.gather, moments(share.detach(), self.centres)),
@@ -78,10 +88,18 @@ class Method(nn.Module):
         own = torch.eye(count, dtype=torch.bool, device=likeness.device)
         return {"contrast": objectives.sigmoid_contrast(logits, same, target=torch.where(own, 1.0, self.softness * likeness))}
 
+    def known(self, batch: Batch, words: Float[Tensor, "B R C"]) -> Float[Tensor, "B _"]:
+        """What is known of each study, unit length: of its words, or of its labels (zeros where none is known)."""
+        if self.ontology is not None:
+            return ontologies.described(batch.labels, self.traits, absent=self.ontology.absent)
+        real = batch.report_real.unsqueeze(-1)
+        return objectives.unit((words * real).sum(1) / real.sum(1))
+
     def likeness(self, volume: Tensor, report: Tensor, known: Tensor, places: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
         """How alike two studies are, (0, 1]: the mean of the likenesses of their volumes and of their texts."""
         images = half(volume @ volume.mT) * places
-        texts = self.alpha * half(known @ known.mT) + (1 - self.alpha) * half(report @ report.mT)
+        knowledge = half(known @ known.mT) if self.ontology is None else ontologies.alike(known)
+        texts = self.alpha * knowledge + (1 - self.alpha) * half(report @ report.mT)
         return (images + texts) / 2
 
 

@@ -1,6 +1,8 @@
 """Supervised ceiling: the same encoder trained on the labels, nothing hidden.
 
-Source: the first stage of "More performant and scalable" (arXiv 2509.13175, methods.md C) on our 3-D ViT; unknown labels (-1) have no gradient.
+Source: the first stage of "More performant and scalable" (arXiv 2509.13175, methods.md C) on our 3-D ViT, with `encoder=resnet18` on its own 3-D
+ResNet-18 (from Kinetics' weights: `--init r3d_18.pth`); unknown labels (-1) have no gradient. Differs: mean and maximum of the patches of the body
+are read, where the original reads the mean of all.
 """
 
 from __future__ import annotations
