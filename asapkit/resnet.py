@@ -4,6 +4,7 @@ Source: the R3D-18 of Tran et al., "A closer look at spatiotemporal convolutions
 (methods.md C). The network is MONAI's (`monai.networks.nets.resnet`, Apache-2.0). Axes: time, rows and columns of a video are z, y and x here, none
 reversed. Differs: one channel; MPS-CT puts a fresh 2 x 2 x 2 convolution with stride 2 where this keeps the published stem.
 Norms are over the volumes of one micro-batch of one process: several processes, or accumulation, give other losses than one large batch.
+Cost (2026-11-23, LOG.md): at `base` three times the operations of the ViT that sees every patch, for 33 million parameters in place of 87.
 """
 
 from __future__ import annotations

@@ -65,9 +65,7 @@ def pretrain(
     require_volumes(store, ids, method, recipe=recipe)
     config = getattr(method, "config", config)  # a recipe may settle what its encoder is: config.json must make it again
     if init is not None and not (resume and (run / "state.pt").exists()):  # a checkpoint holds every weight
-        began = checkpoint.start_from(method.encoder, init)
-        if accelerator.is_main_process:
-            log.warning(began)  # no danger, but part of a file may not have found its place: always said
+        log.log((logging.DEBUG, logging.WARNING)[accelerator.is_main_process], checkpoint.start_from(method.encoder, init))  # always said
     method.gather = partial(gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
     several = {"shares": store.shares} if isinstance(store, Sources) else {}

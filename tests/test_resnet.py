@@ -7,6 +7,7 @@ import pytest
 import torch
 from made import made_batch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from asapkit import checkpoint, estimate, features, hub, store, train
 from asapkit.config import Config
@@ -223,6 +224,11 @@ def test_a_run_goes_on_where_it_stopped_statistics_of_its_norms_included(toy_sto
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_a_training_of_it_is_estimated():
+def test_what_is_counted_of_it_is_what_a_step_computes():
+    method, batch = estimate.counted_method("supervised", TOY, {}), estimate.example(TOY, volumes=2)
+    counted = estimate.count(method, batch)
+    with FlopCounterMode(display=False) as real:
+        method(batch)["labels"].backward()
+    assert counted.flops == real.get_total_flops() > 0
     found = estimate.training("supervised", TOY, volumes=8, epochs=1, tflops=1.0)
     assert found.tflop > 0 and found.memory_gib > 0
