@@ -104,8 +104,8 @@ if rank == 0:
     {"recipe": "simcrop", "align_over": "batch", "positive_weight": 3.0}, {"recipe": "m3ae"}, {"recipe": "mrm"},
     {"recipe": "fvlm", "dropout": 0.0}, {"recipe": "visd_boost", "dropout": 0.0}, {"recipe": "hlip", "see": 0.5},
 ], ids=[
-    "report", "batch", "no alignment", "no organ loss", "exchanged", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs", "organs and codes",
-    "slices",
+    "report", "batch", "no alignment", "no organ loss", "exchanged", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs",
+    "organs and codes", "slices",
 ])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"
