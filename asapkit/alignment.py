@@ -183,13 +183,13 @@ class Alignment(nn.Module):
     def exchange(self, batch: Batch, *, gather: Gather) -> tuple[Int[Tensor, " G"], Bool[Tensor, "G S"]]:
         """Of the volumes of all ranks: whose image each is given, and for which of its sentences that image is wrong.
 
-        The next study in the order of the reports' keys, round the batch, so that neither order nor rank matter; a volume of the same report never.
-        Right after all, and no negative, where there is no other study, and for a sentence whose meaning the other report states too.
+        The next study in the order of the reports' keys, round the batch, so that neither order nor rank matter; a volume of the same report never,
+        itself where there is no other study. Wrong for the sentences whose meaning that image's report does not state: of its own report none.
         """
         key, meaning, real = gather(report_key(batch.report_tokens, batch.report_real)), gather(batch.sentence_meaning), gather(batch.sentence_real)
-        partner, own = shown_reports(key, key, torch.ones_like(key, dtype=torch.bool))
+        partner, _ = shown_reports(key, key, torch.ones_like(key, dtype=torch.bool))
         stated = (meaning.unsqueeze(2) == meaning[partner].unsqueeze(1)) & real[partner].unsqueeze(1)
-        return partner, real & ~own.unsqueeze(1) & ~stated.any(2)
+        return partner, real & ~stated.any(2)
 
     def over_batch(self, batch: Batch, sentence: Tensor, levels: Levels, *, mixture: Tensor, gather: Gather) -> Float[Tensor, ""]:
         """The contrast over the images of all ranks."""
