@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -56,6 +56,16 @@ class Plan:
 
     def config(self, **changes) -> Config:
         return Config.at(self.scale, **({"steps": self.steps, "decoder_init": self.decoder_init} | changes))
+
+    def training(self, name: str) -> tuple[str, dict, Config]:
+        """Recipe, options and configuration of a run."""
+        return *METHODS.get(name, (name, {})), self.config()
+
+    def told(self) -> dict:
+        """What a folder is held to."""
+        from asapkit.phantom import VERSION
+
+        return asdict(self) | {"phantom_version": VERSION, "config": asdict(self.config()), "methods": METHODS}
 
 
 PLANS = {
@@ -123,15 +133,17 @@ def runs(out: Path | str, *, plan: Plan) -> dict[str, Path]:
     """Pre-trains every method of the plan that is not finished, `workers` at a time with one thread each; run name -> folder."""
     out = Path(out)
     folders = {name: out / "runs" / name for name in plan.methods}
-    waiting = [name for name in plan.methods if not finished(folders[name], plan.steps)]
-    if plan.workers <= 1 or len(waiting) <= 1:
-        for name in waiting:
-            train_one(name, out, plan, position=0)
-    else:
-        with ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn"), initializer=single_thread) as pool:
-            for job in [pool.submit(train_one, name, out, plan, position=n % plan.workers) for n, name in enumerate(waiting)]:
-                job.result()
+    side_by_side(train_one, [name for name in plan.methods if not finished(folders[name], plan.steps)], out, plan)
     return folders
+
+
+def side_by_side(work: Callable, names: Iterable[str], out: Path, plan: Plan) -> list:
+    """`work(name, out, plan, position=...)` of every name, `workers` at a time with one thread each; what they return, in order."""
+    names = list(names)
+    if plan.workers <= 1 or len(names) <= 1:
+        return [work(name, out, plan, position=0) for name in names]
+    with ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn"), initializer=single_thread) as pool:
+        return [job.result() for job in [pool.submit(work, name, out, plan, position=n % plan.workers) for n, name in enumerate(names)]]
 
 
 def single_thread() -> None:
@@ -143,10 +155,8 @@ def single_thread() -> None:
 def train_one(name: str, out: Path, plan: Plan, *, position: int) -> None:
     from asapkit import train
 
-    recipe, options = METHODS.get(name, (name, {}))
-    train.pretrain(
-        stores.open(out / "store"), out / "runs" / name, recipe=recipe, config=plan.config(), options=options, resume=True, bar_position=position
-    )
+    recipe, options, config = plan.training(name)
+    train.pretrain(stores.open(out / "store"), out / "runs" / name, recipe=recipe, config=config, options=options, resume=True, bar_position=position)
 
 
 def finished(run: Path, steps: int) -> bool:
@@ -176,8 +186,11 @@ def scores(out: Path | str, *, plan: Plan, folders: dict[str, Path]) -> tuple[pd
     return pd.read_csv(table), json.loads(held.read_text())
 
 
-def grounding(out: Path | str, *, run: Path) -> dict:
-    """Grounding of one run on held-out patients: out/grounding_<run>.csv (per finding) and its summary, with the organ gate beside it."""
+def grounding(out: Path | str, *, run: Path, prior=None) -> dict:
+    """Grounding of one run on held-out patients: out/grounding_<run>.csv (per finding) and its summary, with the organ gate beside it.
+
+    prior: of `tasks.ground.fit`, where it is at hand.
+    """
     from asapkit import checkpoint
     from asapkit.tasks import ground
 
@@ -185,7 +198,7 @@ def grounding(out: Path | str, *, run: Path) -> dict:
     table, held = out / f"grounding_{run.name}.csv", out / f"grounding_{run.name}.json"
     if not (table.exists() and held.exists()):
         method, store = checkpoint.load_method(run), stores.open(out / "store")
-        prior = ground.fit(method, store)
+        prior = ground.fit(method, store) if prior is None else prior
         free, gated = (ground.ground(method, store, prior=prior, gate=gate) for gate in ("none", "organ"))
         free.table.to_csv(table, index=False)
         write_json(held, free.summary | {"organ_gate": gated.summary})
@@ -227,9 +240,7 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
 
 def require_plan(out: Path, plan: Plan) -> None:
     """A folder holds one experiment. Raises: Refused if it holds another."""
-    from asapkit.phantom import VERSION
-
-    wanted = json.loads(json.dumps(asdict(plan) | {"phantom_version": VERSION, "config": asdict(plan.config()), "methods": METHODS}))
+    wanted = json.loads(json.dumps(plan.told()))
     file = out / "plan.json"
     if file.exists() and json.loads(file.read_text()) != wanted:
         raise Refused(f"{out}: holds an experiment with other settings; choose another folder or delete it")

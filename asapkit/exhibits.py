@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from asapkit import metrics
 from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, ranks, spectra_of, top_patches
 from asapkit.dependence import tops
 from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
@@ -144,6 +145,13 @@ def by_kind(budgets: pd.DataFrame) -> pd.DataFrame:
     counted = budgets.groupby(["kind", "k"]).size().reset_index(name="n").rename(columns={"kind": "group"})
     place = {kind: n for n, kind in enumerate(KINDS)}
     return counted.sort_values(["group", "k"], key=lambda c: c.map(place).fillna(len(KINDS)) if c.name == "group" else c).reset_index(drop=True)
+
+
+def k_and_extent(budgets: pd.DataFrame, store: Store) -> tuple[metrics.Interval, dict[str, float]]:
+    """Spearman's correlation of K with the patches of the evidence over positive sentences of `budgets`, and the mean K of each kind."""
+    stated = budgets[(budgets["patches"] > 0) & (budgets["polarity"] == "positive")]
+    rho = metrics.rank_correlation(stated["k"].to_numpy(), stated["patches"].to_numpy(), store.table.loc[stated["id"], "patient"].to_numpy())
+    return rho, budgets.groupby("kind")["k"].mean().reindex([kind for kind in KINDS if (budgets["kind"] == kind).any()]).to_dict()
 
 
 def places(found: Depend, *, grid: tuple[int, int, int], most: int = 4) -> pd.DataFrame:

@@ -68,13 +68,17 @@ def align_in_report(
     pad_columns: bool = False,
     mean: str = "report",
     worth: Float[Tensor, "B S"] | None = None,
+    other: Float[Tensor, "B S E"] | None = None,
+    wrong: Bool[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE between the sentences of a report and the mean of the patches that each selected, both directions summed (eq. 8, 10).
 
     Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: padded sentences stay as
-    negatives, as released.
+    negatives, as released. other: what each sentence selected in another image, one more negative of its own where `wrong`.
     """
-    terms = report_terms(sentence, evidence, real, meaning=meaning, temperature=temperature, pad_columns=pad_columns)
+    terms = report_terms(
+        sentence, evidence, real, meaning=meaning, temperature=temperature, pad_columns=pad_columns, other=other, wrong=wrong
+    )  # fmt: skip
     return sentence_mean(terms, real, mean=mean, worth=worth)
 
 
@@ -86,6 +90,8 @@ def report_terms(
     meaning: Int[Tensor, "B S"] | None = None,
     temperature: float = 0.07,
     pad_columns: bool = False,
+    other: Float[Tensor, "B S E"] | None = None,
+    wrong: Bool[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, "B S"]:
     """What `align_in_report` is the mean of: one term per sentence; those of padding mean nothing."""
     logits = unit(sentence) @ unit(evidence).mT / temperature
@@ -96,6 +102,9 @@ def report_terms(
     blocked = blocked & ~same
     rows = logits.masked_fill(blocked, -math.inf)
     columns = logits.mT.masked_fill(blocked, -math.inf)
+    if other is not None:
+        elsewhere = cosine(sentence, other) / temperature
+        rows = torch.cat([rows, (elsewhere if wrong is None else elsewhere.masked_fill(~wrong, -math.inf)).unsqueeze(2)], dim=2)
     diagonal = logits.diagonal(dim1=1, dim2=2)
     return rows.logsumexp(2) + columns.logsumexp(2) - 2 * diagonal
 

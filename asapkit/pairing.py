@@ -103,7 +103,7 @@ def shown_reports(key: Int[Tensor, " B"], joined: Int[Tensor, " G"], exchanged: 
     A volume that is `exchanged` gets the next other report in the order of the keys, round the batch; its own where there is no other. By keys
     alone, so that every rank agrees, and a volume of the same report is never a mismatch.
     """
-    ordered, row = joined.sort()
+    ordered, row = joined.sort(stable=True)
     at = torch.where(exchanged, torch.searchsorted(ordered, key, right=True) % len(ordered), torch.searchsorted(ordered, key))
     return row[at], ordered[at] == key
 

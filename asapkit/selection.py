@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SELECTORS = ("straight_through", "soft_topk", "frozen", "fixed")
+SELECTORS = ("straight_through", "soft_topk", "frozen", "random", "fixed")
+PLANES = 64  # whose sides are counted for a random K
 
 
 def top_k_weights(
@@ -71,6 +72,7 @@ class Selector(nn.Module):
 
     straight_through: one-hot forward, softmax gradient.   soft_topk: a continuous budget between the smallest and largest candidate.
     frozen: an untrained projection of the sentence (the released behaviour; registers no parameter).   fixed: always `fixed_k`.
+    random: by a hash of the sentence's feature: any candidate as often, alike sentences apart, one feature always the same (in every process too).
     """
 
     def __init__(
@@ -94,6 +96,9 @@ class Selector(nn.Module):
         if kind == "frozen":
             self.register_buffer("projection", torch.randn(width) * width**-0.5)
             self.register_buffer("bias", torch.zeros(()))
+        if kind == "random":
+            planes = torch.randn(width, PLANES, generator=torch.Generator().manual_seed(0))
+            self.register_buffer("planes", planes, persistent=False)
 
     def forward(self, sentence: Float[Tensor, "*L E"]) -> Float[Tensor, "*L M"]:
         """Mixture over the candidates (rows sum to 1). `soft_topk` answers the log-budget's share in its single column instead."""
@@ -102,6 +107,9 @@ class Selector(nn.Module):
         if self.kind == "frozen":
             z = sentence @ self.projection + self.bias
             m = (len(self.top_k) * torch.sigmoid(z)).long().clamp(max=len(self.top_k) - 1)
+            return F.one_hot(m, len(self.top_k)).to(sentence.dtype)
+        if self.kind == "random":  # on how many planes' positive side it lies, modulo the candidates
+            m = (sentence @ self.planes > 0).sum(-1) % len(self.top_k)
             return F.one_hot(m, len(self.top_k)).to(sentence.dtype)
         if self.kind == "soft_topk":
             return torch.sigmoid(self.head(sentence))

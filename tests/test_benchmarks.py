@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from asapkit import ct, parity, released, reports, train
+from asapkit import ct, evidence, parity, released, reports, train
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
-from benchmarks import bench, data_rows, recipes, reference_data
+from benchmarks import bench, cures, data_rows, recipes, reference_data
 from benchmarks.models import Models, largest_difference, step
 from benchmarks.reference import Reference
 
@@ -147,3 +147,54 @@ def test_every_recipe_is_measured_in_one_table(tmp_path, monkeypatch):
     assert set(table.index) == {"asap", "mae", "random"}
     assert (table.loc[["asap", "mae"], "seconds_per_step"] > 0).all() and (table["steps"].dropna() == 2).all()
     assert set(recipes.PLAN.methods) == set(train.recipes())
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two cures and two ways to a K, in this process."""
+    monkeypatch.setattr(cures, "QUICK", replace(cures.QUICK, steps=2, workers=1))
+    monkeypatch.setattr(cures, "CURES", {name: cures.CURES[name] for name in ("paper", "combined")})
+    every = cures.selectors
+    monkeypatch.setattr(cures, "selectors", lambda scale: {name: every(scale)[name] for name in ("combined", "frozen", "fixed_2")})
+
+
+def test_every_cure_and_selector_is_measured_and_what_is_there_is_kept(tmp_path, few):
+    tables = cures.main(["--quick", "--out", str(tmp_path)])
+    assert set(tables["cures"]["variant"]) == {"paper", "combined", "untrained"}
+    assert set(tables["selectors"]["variant"]) == {"combined", "frozen", "fixed_2", "untrained"}
+    both = {part: rows.set_index(["variant", "measure"]) for part, rows in tables.items()}
+    for measure in ("rise", "probe", "hit", "chance", "organ_only", "location_prior", "focal_hit", "spearman", "k_normal", "k_focal"):
+        assert ("paper", measure) in both["cures"].index, measure
+    paper = both["cures"].loc["paper"]
+    assert paper.loc["rise", "patients_low"] <= paper.loc["rise", "mean"] <= paper.loc["rise", "patients_high"]
+    assert both["selectors"].loc[("fixed_2", "k_focal"), "mean"] == 2 and np.isnan(both["selectors"].loc[("fixed_2", "spearman"), "mean"])
+    gain = both["cures"].loc[("combined", "probe"), "gain"]
+    assert gain == pytest.approx(both["cures"].loc[("combined", "probe"), "mean"] - paper.loc["probe", "mean"])
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*") if p.suffix in (".json", ".safetensors")}
+    again = cures.main(["--quick", "--only", "cures", "--out", str(tmp_path)])
+    assert list(again) == ["cures"] and again["cures"].equals(tables["cures"])
+    assert {p: p.stat().st_mtime_ns for p in written if p.name != "plan.json"} == {p: t for p, t in written.items() if p.name != "plan.json"}
+    with pytest.raises(SystemExit):
+        cures.main(["--quick", "--seeds", "0", "--out", str(tmp_path)])
+
+
+def test_an_interval_over_seeds_is_students():
+    from scipy import stats
+
+    values = [0.2, 0.5, 0.35]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert cures.over_seeds(values) == pytest.approx((0.35, low, high))
+    assert cures.over_seeds([0.2, np.nan])[0] == 0.2 and np.isnan(cures.over_seeds([0.2, np.nan])[1:]).all()
+
+
+def test_the_long_form_names_every_cure_of_the_method():
+    from asapkit.alignment import OPTIONS
+
+    options = {option: value for changes, _ in cures.CURES.values() for option, value in changes.items()}
+    assert set(OPTIONS) - {"align_mean"} <= set(options) and {"organ_gate", "positive_weight"} <= set(options)
+    from asapkit.selection import SELECTORS
+
+    kinds = {"straight_through"} | {changes.get("selector") for changes, _ in cures.selectors("small").values()}
+    assert set(SELECTORS) <= kinds
+    seeds = {evidence.EVIDENCE.seed, *(plan.seed for plan in evidence.PLANS.values()), recipes.PLAN.seed}
+    assert cures.PLAN.seed not in seeds

@@ -96,6 +96,24 @@ def test_align_in_report_against_a_loop(mean, pad_columns):
     assert ours.item() == pytest.approx(align_by_loop(sentence, evidence, real, meaning, 0.2, pad_columns=pad_columns, mean=mean), rel=1e-5)
 
 
+def test_another_image_is_one_more_negative_of_the_sentence_alone():
+    sentence, evidence, other = rand(2, 3, 6), rand(2, 3, 6, seed=1), rand(2, 3, 6, seed=2)
+    real, wrong = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool(), torch.tensor([[1, 0, 1], [0, 1, 1]]).bool()
+    found = objectives.report_terms(sentence, evidence, real, temperature=0.2, other=other, wrong=wrong)
+    cos = torch.nn.CosineSimilarity(dim=0)
+    for b in range(2):
+        for s in range(int(real[b].sum())):
+            there = [t for t in range(3) if real[b, t]]
+            own = (cos(sentence[b, s], evidence[b, s]) / 0.2).item()
+            row = [math.exp(cos(sentence[b, s], evidence[b, t]) / 0.2) for t in there]
+            row += [math.exp(cos(sentence[b, s], other[b, s]) / 0.2)] * int(wrong[b, s])
+            column = [math.exp(cos(sentence[b, t], evidence[b, s]) / 0.2) for t in there]
+            assert found[b, s].item() == pytest.approx(math.log(sum(row)) + math.log(sum(column)) - 2 * own, rel=1e-5), (b, s)
+    plain = objectives.align_in_report(sentence, evidence, real)
+    nobody = objectives.align_in_report(sentence, evidence, real, other=other, wrong=torch.zeros_like(wrong))
+    assert nobody.item() == plain.item() < objectives.align_in_report(sentence, evidence, real, other=other, wrong=wrong).item()
+
+
 @pytest.mark.parametrize("mean", ["report", "batch"])
 def test_a_sentence_worth_three_counts_as_three_of_it(mean):
     loss, real = rand(3, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()

@@ -39,12 +39,16 @@ ASAP = [
     {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
     {"restore": 2, "align_over": "batch", "align_from": "stem", "align_on": "all", "organ_gate": True}, {"align_from": "stem", "align_on": "all"},
     {"restore": 2, "align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"align_from": "stem_and_last"},
-    {"positive_weight": 4.0}, {"positive_weight": 4.0, "align_over": "batch"},
+    {"positive_weight": 4.0}, {"positive_weight": 4.0, "align_over": "batch"}, {"align_negatives": "exchanged"}, {"align_positions": "left_out"},
+    {"align_negatives": "exchanged", "align_positions": "left_out", "align_from": "stem", "organ_gate": True}, {"selector": "random"},
+    {"align_positions": "left_out", "align_from": "stem_and_last", "align_on": "all", "restore": 1, "align_over": "batch"},
 ]  # fmt: skip
 SIMCROP = [
     {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True, "restore": 2, "align_only": "positive"},
     {"fixed_k": 3, "align_from": "early", "encode": "sentence", "positive_weight": 4.0},
+    {"align_negatives": "exchanged", "align_positions": "left_out", "align_from": "early"},
 ]
+PADDED = [{"align_over": "batch"}, {"encode": "sentence"}, {"align_negatives": "exchanged"}, {"selector": "random"}]
 FORMS = [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]] + [("simcrop", o) for o in SIMCROP] + [("m3ae", {"whole_words": False})]
 FORMS += [("scale_vlp", {"knowledge": "ontology"}), ("scale_vlp", {"knowledge": "ontology", "mode": "official"})]
 
@@ -73,7 +77,7 @@ def test_a_step_in_bf16_is_near_the_one_in_fp32(recipe, options):
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("recipe", "options"), [(r, {}) for r in recipes()] + [("asap", {"align_over": "batch"}), ("asap", {"encode": "sentence"})])
+@pytest.mark.parametrize(("recipe", "options"), [(r, {}) for r in recipes()] + [("asap", o) for o in PADDED])
 def test_padding_of_a_neighbour_never_changes_a_loss(recipe, options):
     method, batch = make(recipe, **options), made_batch(CONFIG)
     padded = replace(
@@ -166,7 +170,9 @@ def test_the_budget_of_a_map_is_that_of_training_where_every_patch_could_be_sele
     assert set(k.tolist()) <= set(CONFIG.top_k)
 
 
-@pytest.mark.parametrize("options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}, {"align_from": "stem_and_last"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}, {"align_from": "stem_and_last"}, {"align_positions": "left_out"}]
+)
 def test_hidden_voxels_reach_no_restored_word_even_where_sentences_may_select_them(options):
     method = make("asap", **({"align_from": "stem", "align_on": "all"} | options)).eval()
     batch = made_batch(CONFIG)

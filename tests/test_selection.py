@@ -61,6 +61,20 @@ def test_the_released_selector_registers_no_parameter_and_learned_ones_get_a_gra
         assert selector.head.weight.grad.norm() > 0, kind
 
 
+def test_a_random_k_is_any_of_them_says_nothing_and_stays_with_its_feature():
+    g = torch.Generator().manual_seed(0)
+    selector = Selector(48, (2, 4, 8), kind="random")
+    common = torch.randn(48, generator=g)
+    alike = common + 0.2 * torch.randn(3000, 48, generator=g)  # cosine .96, as sentences of one encoder are
+    budget = selector.budget(selector(alike))
+    for k in (2, 4, 8):
+        assert 0.28 < (budget == k).float().mean() < 0.39, k
+    near = selector.budget(selector(alike + 0.05 * torch.randn(3000, 48, generator=g)))
+    assert (near == budget).float().mean() < 0.5, "alike sentences have no K in common"
+    assert torch.equal(Selector(48, (2, 4, 8), kind="random").budget(selector(alike)), budget) and not selector.state_dict()
+    assert torch.equal(selector(alike.reshape(3, 1000, 48)).reshape(3000, 3), selector(alike))
+
+
 def test_soft_top_k_has_the_gradients_of_finite_differences():
     torch.manual_seed(0)
     similarity, value = torch.randn(1, 12, dtype=torch.float64, requires_grad=True), torch.randn(12, dtype=torch.float64)

@@ -99,13 +99,14 @@ if rank == 0:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, {"align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"ssa": False}, {"weights": {"organs": 0.0}},
+    {"align_negatives": "exchanged", "align_positions": "left_out", "organ_gate": True},
     {"recipe": "ct_clip"}, {"recipe": "sigvlp", "chunks": 2}, {"recipe": "pcrlv2"},
     {"recipe": "simcrop", "align_over": "batch", "positive_weight": 3.0}, {"recipe": "m3ae"}, {"recipe": "mrm"},
     {"recipe": "fvlm", "dropout": 0.0}, {"recipe": "visd_boost", "dropout": 0.0}, {"recipe": "hlip", "see": 0.5},
     {"recipe": "scale_vlp", "knowledge": "ontology"},
 ], ids=[
-    "report", "batch", "no alignment", "no organ loss", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs", "organs and codes",
-    "slices", "knowledge",
+    "report", "batch", "no alignment", "no organ loss", "exchanged", "contrast", "chunks", "two views", "simcrop", "m3ae", "mrm", "organs",
+    "organs and codes", "slices", "knowledge",
 ])  # fmt: skip
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
     script = tmp_path / "rank.py"

@@ -37,7 +37,7 @@ ORGAN_GROUPS = ((0, 1), (2, 3, 4), (5, 6), (7,), (8,))
 class Method(nn.Module):
     """ASAP and its ablations.
 
-    aki, ssa, slf, gf: the four parts of Table VIII.   align_over ... encode, positive_weight, organ_gate, temperature, prior: see `Alignment`.
+    aki, ssa, slf, gf: the four parts of Table VIII.   align_over ... align_positions, temperature, prior: see `Alignment`.
     selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
     restore: volumes per batch (of each rank) whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
     text_memory: keep the text features of sentences seen before.   switches: any of the keys of `CORRECT`.
@@ -49,9 +49,9 @@ class Method(nn.Module):
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, fidelity: str = "correct", aki: bool = True, ssa: bool = True,
         slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_on: str = "visible", align_only: str = "all",
-        positive_weight: float = 1.0, organ_gate: bool = False, encode: str = "report", fixed_k: int | None = None, temperature: float = 0.07,
-        prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft", organ_groups: str = "nine", dropout: float = 0.1,
-        text_memory: bool = False, restore: int = 0, **switches,
+        positive_weight: float = 1.0, organ_gate: bool = False, encode: str = "report", align_negatives: str = "own", align_positions: str = "kept",
+        fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
+        organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = s = choose(fidelity, switches)
@@ -77,8 +77,8 @@ class Method(nn.Module):
         self.text = TextEncoder(config.text_encoder, dropout=s["text_dropout"], remember=text_memory)
         self.alignment = Alignment(
             config, text_width=self.text.width, align_over=align_over, align_from=align_from, align_on=align_on, align_only=align_only,
-            positive_weight=positive_weight, organ_gate=organ_gate, encode=encode, selector=s["selector"], fixed_k=fixed_k, temperature=temperature,
-            prior=prior, pad_columns=s["pad_columns"], align_mean=s["align_mean"],
+            positive_weight=positive_weight, organ_gate=organ_gate, encode=encode, align_negatives=align_negatives, align_positions=align_positions,
+            selector=s["selector"], fixed_k=fixed_k, temperature=temperature, prior=prior, pad_columns=s["pad_columns"], align_mean=s["align_mean"],
         )  # fmt: skip
         self.similarity_gain = nn.Parameter(torch.tensor(0.2)) if slf and s["f_sim"] == "keys" else None
         self.report = ReportDecoder(
@@ -87,13 +87,13 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         visible = self.visible(batch)
-        stem, states, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
+        aligned, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
         some, seen = batch[: self.restore], visible[: self.restore]
         losses = self.patch_losses(some, latent[: self.restore], seen)
 
         sentence = self.alignment.sentences(self.text, batch)
         mixture = self.alignment.selector(sentence)
-        levels = self.alignment.levels(stem, states, latent, visible=visible)
+        levels = self.alignment.levels(*aligned, visible=visible)
         losses["align"] = latent.new_zeros(())
         if self.ssa:
             losses["align"] = self.alignment.loss(batch, sentence, levels, mixture=mixture, gather=self.gather)

@@ -26,7 +26,7 @@ WEIGHTS = {"reconstruct": 1.0, "align": 1.0, "words": 1.0}
 
 
 class Method(nn.Module):
-    """align_over ... encode, positive_weight, organ_gate, temperature: see `Alignment`.   fixed_k: visible patches that each sentence takes.
+    """align_over ... align_positions, temperature: see `Alignment`.   fixed_k: visible patches that each sentence takes.
 
     restore: volumes per batch (of each rank) whose patches and words are restored (0: all); alignment always sees every volume of the batch.
     text_memory: keep the text features of sentences seen before.
@@ -37,7 +37,8 @@ class Method(nn.Module):
     def __init__(
         self, config: Config, *, vocabulary: Int[Tensor, " W"] | None = None, align_over: str = "report", align_from: str = "last",
         align_on: str = "visible", align_only: str = "all", positive_weight: float = 1.0, organ_gate: bool = False, encode: str = "report",
-        fixed_k: int | None = None, temperature: float = 0.07, dropout: float = 0.1, text_memory: bool = False, restore: int = 0,
+        align_negatives: str = "own", align_positions: str = "kept", fixed_k: int | None = None, temperature: float = 0.07, dropout: float = 0.1,
+        text_memory: bool = False, restore: int = 0,
     ):  # fmt: skip
         super().__init__()
         if restore < 0:
@@ -48,14 +49,15 @@ class Method(nn.Module):
         self.text = TextEncoder(config.text_encoder, remember=text_memory)
         self.alignment = Alignment(
             config, text_width=self.text.width, align_over=align_over, align_from=align_from, align_on=align_on, align_only=align_only,
-            positive_weight=positive_weight, organ_gate=organ_gate, encode=encode, selector="fixed", fixed_k=fixed_k, temperature=temperature,
+            positive_weight=positive_weight, organ_gate=organ_gate, encode=encode, align_negatives=align_negatives, align_positions=align_positions,
+            selector="fixed", fixed_k=fixed_k, temperature=temperature,
         )  # fmt: skip
         self.report = ReportDecoder(config, text_width=self.text.width, vocabulary=vocabulary, dropout=dropout)
 
     def forward(self, batch: Batch) -> Losses:
         visible = visible_of(batch, self.config)
-        stem, states, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
-        levels = self.alignment.levels(stem, states, latent, visible=visible)
+        aligned, latent = self.alignment.read(self.encoder, batch.image, visible, restore=self.restore)
+        levels = self.alignment.levels(*aligned, visible=visible)
         some, seen, latent = batch[: self.restore], visible[: self.restore], latent[: self.restore]
         hidden = hidden_indices(seen, self.config.patches)
         predicted, _ = self.decoder(latent, seen, only=hidden)

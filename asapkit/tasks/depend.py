@@ -2,7 +2,8 @@
 
 For every method that matches sentences to patches. Sentences are encoded as in training where the method has `said`, else as `match` encodes them.
 What the method says of its training is followed: within the report or over the images of a batch, which sentences, which patches they may choose.
-Not followed are `positive_weight` (every sentence counts alike) and `pad_columns`: the losses are then not those of the history.
+Not followed are `positive_weight` (every sentence counts alike), `pad_columns` and exchanged `align_negatives`: the losses are then not those of the
+history.
 """
 
 from __future__ import annotations
