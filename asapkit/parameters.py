@@ -260,11 +260,10 @@ def for_recipe(recipe: str, scale: str, given: Mapping[str, Any]) -> tuple[Any, 
     from asapkit.train import recipe_module
 
     fields = {f.name: f.type for f in dataclasses.fields(Config)}
-    method = inspect.signature(recipe_module(recipe).Method.__init__).parameters
+    module = recipe_module(recipe)
+    method = inspect.signature(module.Method.__init__).parameters
     options = {n: p.annotation for n, p in method.items() if p.kind is p.KEYWORD_ONLY and n != "vocabulary"}
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in method.values())  # checked by the recipe itself, which lists them
-    if not takes_more:
-        refuse_unknown(given, [*fields, *options], where=f"recipe {recipe}")
+    refuse_unknown(given, [*fields, *options, *getattr(module, "CORRECT", ())], where=f"recipe {recipe}")  # the last: switches of a fidelity
     settings = {n: as_type(v, fields[n], name=n) for n, v in given.items() if n in fields}
     chosen = {n: as_type(v, _written(options[n]), name=n) for n, v in given.items() if n in options}
     further = {n: _parsed(v) if isinstance(v, str) else v for n, v in given.items() if n not in fields and n not in options}

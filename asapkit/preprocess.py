@@ -283,6 +283,14 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def came_from(job: Job) -> str:
+    """The path of the scan that the store holds under a job's id; empty where it holds none."""
+    try:
+        return str(json.loads(record_path(job.root, job.scan.id).read_text())["scan"]["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def is_done(job: Job) -> bool:
     """Whether the store already holds this scan; a record whose texts or labels changed is rewritten, voxels untouched.
 

@@ -69,7 +69,8 @@ def write(
     One worker runs in this process; more survive the death of any of them; `scheduler` ("tcp://host:port") uses a Dask cluster whose workers
     see the same folders. A scan that is refused keeps the volume that an earlier run made of it, if any.
 
-    Raises: Refused when `path` is no store or was made under another contract, is being written by another process, or the disk is full.
+    Raises: Refused when `path` is no store or was made under another contract, is being written by another process, holds other volumes of the same
+        ids, or the disk is full.
     """
     root = Path(path)
     crew.require_address(scheduler)
@@ -80,6 +81,8 @@ def write(
         with tqdm(total=len(jobs), desc="preprocess", unit="volume", disable=not progress) as bar:
             skipped = set() if force else _there_already(jobs, bar)
             todo = [job for job in jobs if job.scan.id not in skipped]
+            if not force:
+                _require_own(todo)
             written = []
             options = {"workers": workers, "scheduler": scheduler, "shared": root.absolute() / "preprocess.json"}
             for job, outcome in crew.each(preprocess.process, todo, **options):
@@ -127,6 +130,17 @@ def _there_already(jobs: list[Job], bar: tqdm) -> set[str]:
                 there.add(job.scan.id)
                 bar.update()
     return there
+
+
+def _require_own(jobs: list[Job]) -> None:
+    """Raises: Refused where a volume would take the place of one that another file gave: two datasets may call their volumes the same."""
+    others = [(job, old) for job in jobs if (old := preprocess.came_from(job)) not in ("", str(job.scan.path))]
+    if others:
+        job, old = others[0]
+        raise Refused(
+            f"{job.root.name}: holds {len(others)} volumes of these ids from other files ({job.scan.id} from {old}, now {job.scan.path}); give this "
+            "dataset a store of its own (pretrain takes several), or delete this one to begin again"
+        )
 
 
 def _stop_if_fatal(outcome: Outcome) -> None:

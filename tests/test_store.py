@@ -503,3 +503,16 @@ def test_a_damaged_layer_is_refused_by_its_file_where_it_is_read(scans, tmp_path
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
         with pytest.raises(Refused, match=rf"{file.name}: damaged .*; delete it and run the preprocess command again"):
             held.cropped(id)
+
+
+def test_another_dataset_with_the_same_ids_replaces_nothing(scans, tmp_path):
+    first = write(scans[:2], tmp_path / "s")
+    before = {p: p.read_bytes() for p in sorted((tmp_path / "s").rglob("*")) if p.is_file()}
+    other = tmp_path / "other.nii.gz"
+    image = nibabel.load(scans[0].path)
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(image.dataobj) + 1, image.affine), other)
+    with pytest.raises(Refused, match=rf"holds 1 volumes of these ids from other files \({scans[0].id} from .*store of its own"):
+        write([replace(scans[0], path=other), scans[1]], tmp_path / "s")
+    assert {p: p.read_bytes() for p in before} == before
+    again = write([replace(scans[0], path=other)], tmp_path / "s", force=True)
+    assert first.written and again.written == (scans[0].id,)
