@@ -78,8 +78,8 @@ def _data_commands(command) -> None:
         _argument("--seed", type=int, default=0, metavar="S"), scale, workers,
     )  # fmt: skip
     command(
-        doctor, "look for faults in a dataset or a file of weights; without one, describe this environment",
-        _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, one scan, or a file of weights (.pt, .safetensors ...)"),
+        doctor, "look for faults in a dataset, a store, a run or a file of weights; without one, describe this environment",
+        _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, one scan, a store, a run folder, or weights (.pt ...)"),
         _layout(), workers, _argument("--export", type=Path, metavar="DIR", help="write the encoder of a file of weights, ready for a model hub"),
     )  # fmt: skip
     command(
@@ -173,11 +173,15 @@ def doctor(options) -> int:
     if options.dataset is None:
         print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
         return GOOD
+    if any((options.dataset / name).is_file() for name in ("method.json", "weights.safetensors")):
+        options.dataset /= "weights.safetensors"  # a run folder
     if options.dataset.suffix.lower() in WEIGHTS and not options.dataset.is_dir():
         return _weights(options)
     if options.export:
         raise ValueError("--export needs a file of weights")
-    if options.dataset.is_file() and options.dataset.suffix != ".csv":
+    if (options.dataset / "preprocess.json").is_file():
+        scans, found = library.stored(options.dataset)
+    elif options.dataset.is_file() and options.dataset.suffix != ".csv":
         scans, found = 1, library.examine(options.dataset)
     else:
         listed = list(_scans(options))
@@ -201,9 +205,7 @@ def preprocess(options) -> int:
     report = store.write(scans, options.store, config=config, workers=options.workers, scheduler=options.scheduler)
     _list((r.id, r.reason) for r in report.refused)
     print(f"{report} in {options.store}")
-    if report.refused:
-        return SOME_REFUSED if report.written or report.skipped else UNUSABLE
-    return GOOD if report.written or report.skipped else UNUSABLE
+    return UNUSABLE if not (report.written or report.skipped) else SOME_REFUSED if report.refused else GOOD
 
 
 def label(options) -> int:
@@ -252,8 +254,7 @@ def evaluate(options) -> int:
 def parity(options) -> int:
     from asapkit import parity as library
 
-    rows = library.compare(options.folder)
-    print(library.report(rows))
+    print(library.report(rows := library.compare(options.folder)))
     return GOOD if all(row.good for row in rows) else UNUSABLE
 
 
@@ -270,8 +271,7 @@ def estimate(options) -> int:
 def look(options) -> int:
     from asapkit import look as library
 
-    rescale = {"slope": options.slope, "intercept": options.intercept}
-    seen = library.look(options.scan, run=options.run, sentence=options.sentence, out=options.out, **rescale)
+    seen = library.look(options.scan, run=options.run, sentence=options.sentence, out=options.out, slope=options.slope, intercept=options.intercept)
     for warning in seen.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(seen.patches.to_string(index=False))

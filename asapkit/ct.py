@@ -17,6 +17,8 @@ from asapkit.types import Refused, Volume
 
 MIN_SLICES = 16
 MIN_HEIGHT_MM = 80.0
+SPACING_MM = (0.05, 20.0)  # of a voxel, any axis
+MAX_LENGTH_MM, MAX_WIDTH_MM = 2500.0, 1200.0  # the longest axis, and the other two: no scanner's bore is a metre wide
 COARSE_SLICE_MM = 5.5
 COARSE_PIXEL_MM = 2.0
 AIR_HU = (-1100.0, -700.0)
@@ -41,12 +43,14 @@ def read(
     spacing_mm: from a metadata table, in the file's axis order; used when the header has none.
     series: word, number or id of a DICOM series where a folder holds several.
 
-    Raises: Refused, one line, for a damaged file, a wrong format, 2-D or 4-D, zero or NaN spacing, NaN voxels, too thin, constant.
+    Raises: Refused, one line, for a damaged file, a wrong format, 2-D or 4-D, zero, NaN or absurd spacing, NaN voxels, too thin,
+        constant.
     """
     path = Path(path)
     raw = formats.load(path, series=series)
     array, affine, warnings = _three_axes(raw, path.name), raw.affine, list(raw.warnings)
     affine, notes = spaced(raw, affine, spacing_mm, path.name)
+    _check_extent(array.shape, affine, path.name, raw.warnings)
     array, affine = to_ras(array, affine)
     _check_voxels(array, affine, path.name)
     array, more = _to_hu(array, slope, intercept)
@@ -97,6 +101,17 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
     turn = orientations.io_orientation(affine)
     return orientations.apply_orientation(array, turn), affine @ orientations.inv_ornt_aff(turn, array.shape)
+
+
+def _check_extent(shape: tuple[int, ...], affine: np.ndarray, name: str, said: tuple[str, ...]) -> None:
+    """Refuses what would be resampled to gigabytes, before anything is allocated."""
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    field = spacing * shape
+    fits = np.sort(field) <= (MAX_WIDTH_MM, MAX_WIDTH_MM, MAX_LENGTH_MM)
+    if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1] or not fits.all():
+        units = "".join(f" ({warning})" for warning in said if "lengths are in" in warning)
+        size = " x ".join(f"{v:.4g}" for v in field)
+        raise Refused(f"{name}: voxel spacing {_mm(spacing)}, a field of {size} mm{units}: no chest CT; repair the spacing or units of its header")
 
 
 def _check_voxels(array: np.ndarray, affine: np.ndarray, name: str) -> None:

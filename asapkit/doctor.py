@@ -1,19 +1,15 @@
 """Finds what is wrong with data before it ruins a training, and says what to do about it.
 
 `check_volume` is what the store asks of every volume; `examine` tells all about one file; `dataset` looks at a table of scans;
-`check` does both for a whole dataset and compares voxels between volumes; `environment` describes this machine. Messages hold ids and
+`check` does both for a whole dataset and compares voxels between volumes; `stored` reads a store back. Messages hold ids and
 numbers, never text of a report.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -22,18 +18,16 @@ import numpy as np
 from asapkit import chest, ct, formats
 from asapkit import organs as organ_masks
 from asapkit.datasets import Unusable
+from asapkit.machine import environment as environment
 from asapkit.types import Refused, Scan, Volume
 
-PACKAGES = (
-    "numpy", "scipy", "torch", "transformers", "accelerate", "nibabel", "SimpleITK", "blosc2", "pandas", "matplotlib", "papermill", "jupyterlab",
-    "napari",
-)  # fmt: skip
 MIN_SHARED_SLICES = 8
+SAME_PLACE_MM = 1.0
 FOLD_ABOVE = 3
 # What `ct.read` refuses, by a word of its message.
 CODES = {
-    "truncated": "truncated", "damaged": "damaged", "magic": "format", "no such": "missing", "spacing": "spacing", "NaN": "nan",
-    "constant": "constant", "too thin": "thin", "-D": "axes", "series": "series", "slices": "slices", "empty": "empty",
+    "no chest CT": "spacing", "truncated": "truncated", "damaged": "damaged", "magic": "format", "no such": "missing", "spacing": "spacing",
+    "NaN": "nan", "constant": "constant", "too thin": "thin", "-D": "axes", "series": "series", "slices": "slices", "empty": "empty",
 }  # fmt: skip
 
 WARNING_CODES = {
@@ -108,7 +102,15 @@ def examine(
         volume = ct.read(path, slope=slope, intercept=intercept, spacing_mm=spacing_mm)
     except Refused as refused:
         return [_refusal(refused, Path(path).name)]
-    return _examined(volume, Path(path).name, organs)
+    try:
+        return _examined(volume, Path(path).name, organs)
+    except MemoryError:
+        return [_too_large(volume, Path(path).name)]
+
+
+def _too_large(volume: Volume, name: str) -> Finding:
+    size, spacing = (" x ".join(f"{v:.4g}" for v in values) for values in (volume.array.shape, volume.spacing_mm))
+    return Finding("error", "memory", f"out of memory: {size} voxels of {spacing} mm", "is the spacing right? if it is, use fewer workers", name)
 
 
 def _refusal(refused: Refused, name: str) -> Finding:
@@ -197,11 +199,11 @@ def _report_key(scan: Scan) -> str:
     return " ".join(f"{scan.findings} {scan.impression}".lower().split())
 
 
-def _splits(scans: list[Scan]) -> str:
+def _splits(scans: list[Scan] | list[_Seen]) -> str:
     return " and ".join(sorted({s.split for s in scans}))
 
 
-def _ids(scans: list[Scan]) -> str:
+def _ids(scans: list[Scan] | list[_Seen]) -> str:
     ids = sorted({s.id for s in scans})
     return ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
 
@@ -238,6 +240,14 @@ def check(scans: Iterable[Scan | Unusable], *, workers: int = 1, progress: bool 
     return _folded(findings + list(_shared_voxels(seen)))
 
 
+def stored(path: Path | str) -> tuple[int, list[Finding]]:
+    """How many volumes a store holds, and what of it cannot be read back as it was written.  Raises: Refused for an unfinished store."""
+    from asapkit import store
+
+    faults = [Finding("error", "store", fault, "delete the file and run preprocess again", fault.split(": ")[0]) for fault in store.check(path)]
+    return len(store.open(path).ids), faults
+
+
 def _folded(findings: list[Finding]) -> list[Finding]:
     """Errors as they are; a warning that many volumes share said once, with their number and the first of them."""
     groups: dict[Finding, list[str]] = defaultdict(list)
@@ -270,7 +280,10 @@ def _visit(scan: Scan) -> tuple[list[Finding], _Seen | None]:
         return [replace(_refusal(refused, scan.path.name), id=scan.id)], None
     except Exception as error:  # one bad file never stops the rest
         return [Finding("error", "unusable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", id=scan.id)], None
-    found = [replace(f, id=scan.id) for f in _examined(volume, scan.id, scan.organs)]
+    try:
+        found = [replace(f, id=scan.id) for f in _examined(volume, scan.id, scan.organs)]
+    except MemoryError:
+        found = [_too_large(volume, scan.id)]
     return found, _Seen(scan.id, scan.split, scan.patient, _slice_hashes(volume.array), volume.affine)
 
 
@@ -286,19 +299,66 @@ def _slice_hashes(array: np.ndarray) -> tuple[int, ...]:
 
 
 def _shared_voxels(seen: list[_Seen]) -> Iterator[Finding]:
-    """Pairs of volumes with at least eight equal axial slices: copies, cut-outs, and cut-outs that carry a wrong origin."""
+    """Volumes with at least eight equal axial slices: one line per group of copies, then cut-outs, either of them with a wrong origin too."""
+    groups: dict[tuple[int, ...], list[_Seen]] = defaultdict(list)
+    for volume in seen:
+        groups[volume.slices].append(volume)
+    groups_by_origin = [_by_origin(same) for same in groups.values()]
+    for places in groups_by_origin:
+        if sum(map(bool, places[0][0].slices)) >= MIN_SHARED_SLICES:
+            yield from _copies(places)
+    yield from _cut_outs([places[0][0] for places in groups_by_origin])
+
+
+def _by_origin(same: list[_Seen]) -> list[list[_Seen]]:
+    """Identical volumes by where they lie, the place that most of them have first."""
+    places: list[list[_Seen]] = []
+    for volume in same:
+        here = next((p for p in places if np.linalg.norm(p[0].world(0) - volume.world(0)) <= SAME_PLACE_MM), None)
+        if here is None:
+            places.append([volume])
+        else:
+            here.append(volume)
+    return sorted(places, key=len, reverse=True)
+
+
+def _copies(places: list[list[_Seen]]) -> Iterator[Finding]:
+    """Copies that lie alike are one line; those that lie elsewhere another, which does not say whose origin is the right one: voxels do not tell."""
+    first, *others = places[0]
+    count = len(first.slices)
+    if others:
+        leak = len({v.split for v in places[0]}) > 1
+        what = f"{count} slices are voxel for voxel those of {first.id}" + (" in another split" if leak else "")
+        if len(others) > 1:
+            what = f"{len(places[0])} identical volumes" + (f" in splits {_splits(places[0])}" if leak else "") + f": {_ids(places[0])}"
+        yield Finding("error" if leak else "warning", "copy", what, "use one of them", others[0].id)
+    for moved in places[1:]:
+        leak = " in another split" if len({v.split for v in [first, *moved]}) > 1 else ""
+        more = f"; so do {_ids(moved[1:])}" if len(moved) > 1 else ""
+        off = _off(moved[0].world(0) - first.world(0))
+        what = f"{count} slices are voxel for voxel those of {first.id}{leak}, but the two differ in origin: they lie {off} mm apart (x, y, z)"
+        yield Finding("error", "origin", what + more, "find out which origin is right, and use one of the volumes", moved[0].id)
+
+
+def _off(apart: np.ndarray) -> str:
+    return ", ".join(f"{d:+.0f}" for d in apart)
+
+
+def _cut_outs(seen: list[_Seen]) -> Iterator[Finding]:
+    """Pairs of different volumes that share slices, each pair once, at the shift that most of their slices have."""
     where: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, volume in enumerate(seen):
         for k, value in enumerate(volume.slices):
             if value:
                 where[value].append((number, k))
-    common: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    common: dict[tuple[int, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for places in where.values():
         for i, (a, ka) in enumerate(places):
             for b, kb in places[i + 1 :]:
                 if a != b:
-                    common[a, b, kb - ka].append(ka)
-    for (a, b, shift), slices in common.items():
+                    common[a, b][kb - ka].append(ka)
+    for (a, b), shifts in common.items():
+        shift, slices = max(shifts.items(), key=lambda item: len(item[1]))
         if len(slices) >= MIN_SHARED_SLICES:
             yield _overlap(seen[a], seen[b], shift, len(slices), slices[0])
 
@@ -308,53 +368,13 @@ def _overlap(one: _Seen, other: _Seen, shift: int, shared: int, k: int) -> Findi
     apart = one.world(k) - other.world(k + shift)
     part, whole = (one, other) if len(one.slices) < len(other.slices) else (other, one)
     apart = apart if part is one else -apart
-    if np.linalg.norm(apart) > 1.0:
-        off = ", ".join(f"{d:+.0f}" for d in apart)
-        message = f"wrong origin: {shared} slices are voxel for voxel those of {whole.id}, but lie {off} mm away (x, y, z)"
-        return Finding("error", "origin", message, f"take the origin from {whole.id}, and use one of the two", part.id)
+    if np.linalg.norm(apart) > SAME_PLACE_MM:
+        message = f"wrong origin: {shared} slices are voxel for voxel those of {whole.id}, but lie {_off(apart)} mm away (x, y, z)"
+        cut = len(part.slices) < len(whole.slices)
+        fix = f"take the origin from {whole.id}, and use one of the two" if cut else "find out which origin is right, and use one of the two"
+        return Finding("error", "origin", message, fix, part.id)
     leak = part.split != whole.split
     return Finding(
         "error" if leak else "warning", "copy", f"{shared} slices are voxel for voxel those of {whole.id}" + (" in another split" if leak else ""),
         "use one of the two", part.id,
     )  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------------------- environment
-
-
-def environment() -> dict[str, str]:
-    """Name -> value: Python, packages, torch build, cores, memory, display, GL, GPU. Imports torch, nothing else that is heavy."""
-    known = {"python": f"{platform.python_version()} ({sys.executable})", "system": platform.platform()}
-    for name in PACKAGES:
-        try:
-            known[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            known[name] = "not installed"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    known |= {"cores": str(cores), "memory": _memory(), "display": os.environ.get("DISPLAY") or "none (use xvfb-run for napari)", "GL": _gl()}
-    try:
-        import torch
-    except ImportError:
-        return known | {"gpu": "torch is not installed"}
-    known["torch build"] = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    if torch.cuda.is_available():
-        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        known["gpu"] = "; ".join(f"{d.name}, {d.total_memory / 2**30:.0f} GB" for d in devices)
-    else:
-        known["gpu"] = "none that torch can use"
-    return known
-
-
-def _memory() -> str:
-    try:
-        total, free = (os.sysconf(key) * os.sysconf("SC_PAGE_SIZE") / 2**30 for key in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    except (ValueError, OSError, AttributeError):
-        return "unknown"
-    return f"{total:.1f} GB, {free:.1f} GB unused"
-
-
-def _gl() -> str:
-    from ctypes.util import find_library
-
-    found = [name for name in ("GL", "EGL") if find_library(name)]
-    return f"lib{', lib'.join(found)} found" if found else "not found (apt-get install libgl1 libegl1)"

@@ -14,6 +14,7 @@ import numpy as np
 from asapkit.types import Refused
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # NIfTI's xyzt_units; 2 is millimetres, 0 says nothing
 
 
 @dataclass
@@ -128,12 +129,16 @@ def _nifti(path: Path, head: bytes) -> Raw:
     written = _written_spacing(data, image_class)
     if int(header["sform_code"]) == 0 and not (np.isfinite(written) & (written > 0)).all():
         affine = np.diag([*written, 1.0])  # nibabel would make 1 mm of it; `ct.read` refuses it, or takes the table's spacing
+    blank_zooms = np.allclose(zooms, 1.0, atol=1e-7)
+    unit, to_mm = UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    zooms, affine = zooms * to_mm, np.diag([to_mm] * 3 + [1.0]) @ affine
+    notes = (f"the header's lengths are in {unit}; they were turned to millimetres",) if unit else ()
     unplaced = not placed or (np.allclose(np.abs(affine[:3, :3]), np.eye(3)) and not affine[:3, 3].any())
-    blank = bool(np.allclose(zooms, 1.0, atol=1e-7)) and unplaced
+    blank = bool(blank_zooms) and unplaced
     return Raw(
         rescale(array, slope, intercept), affine,
         has_spacing=not blank, has_orientation=placed and not blank, rescaled=(slope, intercept) != (1.0, 0.0),
-        label_names=_nifti_labels(header), warnings=_two_spacings(zooms, affine),
+        label_names=_nifti_labels(header), warnings=notes + _two_spacings(zooms, affine),
     )  # fmt: skip
 
 

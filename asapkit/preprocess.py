@@ -75,7 +75,7 @@ def process(job: Job) -> Outcome:
         facts["layers"] = {name: _remembered(array, packed[name]) for name, array in layers.items()}
         record = as_json({"scan": described(job.scan), "source": source(job), **facts})
     except MemoryError:
-        return Outcome(job.scan.id, where, "out of memory; use fewer workers")
+        return Outcome(job.scan.id, where, "out of memory; use fewer workers, and see whether the spacing of this volume is right")
     except Exception as error:
         return Outcome(job.scan.id, where, one_line(error))
     try:

@@ -142,6 +142,16 @@ def test_the_doctor_finds_them_too(dataset, capsys):
     assert "heart.nii.gz" in listed
 
 
+def test_the_doctor_reads_a_store_back(made, tmp_path, capsys):
+    root = Path(shutil.copytree(made, tmp_path / "s"))
+    assert main(["doctor", str(root)]) == 0 and "2 looked at, 0 with errors" in capsys.readouterr().out
+    file = root / "ct" / f"{GOOD[0]}.b2nd"
+    file.write_bytes(file.read_bytes()[:200])
+    assert main(["doctor", str(root)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert GOOD[0] in line and "run preprocess again" in line
+
+
 def test_unknown_labels_are_refused_before_a_store_is_begun(dataset, tmp_path, capsys):
     (tmp_path / "scans.csv").write_text("path,findings,Lung noodle\na.nii.gz,Clear.,1\n")
     assert main(["preprocess", str(tmp_path), str(tmp_path / "s"), "--layout", "folder"]) == 1

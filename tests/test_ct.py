@@ -386,6 +386,23 @@ def test_a_spacing_of_zero_is_not_taken_for_a_millimetre(tmp_path):
     assert any("taken from the table" in w for w in read.warnings)
 
 
+@pytest.mark.parametrize("unit, factor", [("meter", 1e-3), ("micron", 1e3), ("mm", 1.0), ("unknown", 1.0)])
+def test_lengths_in_metres_and_micrometres_are_turned_to_millimetres(tmp_path, unit, factor):
+    affine = np.diag([factor] * 3 + [1.0]) @ ras()
+    image = nibabel.Nifti1Image(body(), affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    read = ct.read(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(read.affine, ras(), rtol=1e-5)
+    assert any("lengths are in" in w for w in read.warnings) == (unit in ("meter", "micron"))
+    image.set_sform(ras())
+    image.set_qform(ras())
+    nibabel.save(image, tmp_path / "b.nii.gz")
+    if factor != 1:  # millimetres under the name of another unit
+        with pytest.raises(Refused, match=r"b.nii.gz: voxel spacing .* a field of .*lengths are in (micro)?metres.* no chest CT; repair"):
+            ct.read(tmp_path / "b.nii.gz")
+
+
 def test_a_header_with_two_spacings_uses_its_affine_and_says_so(tmp_path):
     path = write(tmp_path / "a.nii", body(), ras())
     data = bytearray(path.read_bytes())

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from asapkit import ct, doctor
+from asapkit import chest, ct, doctor
 from asapkit.config import Config
 from asapkit.datasets import Unusable
 from asapkit.types import ORGANS, Refused, Scan, Volume
@@ -96,6 +96,38 @@ def test_a_torso_on_its_head_or_belly_is_noticed_and_a_mirrored_one_is_unknown(t
     assert [f for f in findings if f.code == "orientation" and f.level == "warning" and says in f.message]
     mirrored = doctor.examine(saved(tmp_path / "b.nii.gz", torso()[::-1]))
     assert [f for f in mirrored if f.code == "orientation" and f.level == "note" and "left and right: unknown" in f.message]
+
+
+ABSURD = {"metres of voxels": (300.0,) * 3, "decimetres": (40.0,) * 3, "a wide field": (18.0, 18.0, 18.0), "micrometres": (0.003,) * 3}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_an_absurd_spacing_is_refused_before_anything_is_allocated(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(ct, "resample", lambda *_, **__: pytest.fail("this would take gigabytes"))
+    array = np.tile(torso(), (2, 2, 2))
+    (found,) = doctor.examine(saved(tmp_path / "a.nii.gz", array, affine(ABSURD[what])))
+    size = f"{array.shape[0] * ABSURD[what][0]:.4g} x "
+    assert (found.level, found.code) == ("error", "spacing") and f"{ABSURD[what][0]:.3g} x" in found.message and size in found.message
+    assert "repair the spacing or units" in found.fix and "\n" not in str(found)
+
+
+def test_one_volume_without_memory_does_not_stop_the_rest(tmp_path, monkeypatch):
+    survey = chest.survey
+
+    def short(volume):
+        if volume.affine[0, 3] == 7.0:
+            raise MemoryError
+        return survey(volume)
+
+    monkeypatch.setattr(chest, "survey", short)
+    scans = [
+        scan("big", saved(tmp_path / "big.nii.gz", torso(), affine(origin=(7.0, 0.0, 0.0)))),
+        scan("off", saved(tmp_path / "b.nii.gz", torso() + 1024)),
+    ]
+    found = [f for f in doctor.check(scans, progress=False) if f.level == "error"]
+    assert {(f.code, f.id) for f in found} == {("memory", "big"), ("hu", "off")}
+    assert "60 x 48 x 50 voxels of 6 x 6 x 6 mm" in next(f.message for f in found if f.id == "big")
+    assert [f.code for f in doctor.examine(tmp_path / "big.nii.gz")] == ["memory"]
 
 
 def lobes(flip=None) -> np.ndarray:
@@ -188,6 +220,28 @@ def test_a_cut_that_lies_where_it_was_cut_is_only_a_copy(tmp_path):
     scans = [scan("whole", saved(tmp_path / "whole.nii.gz", torso())), scan("cut", saved(tmp_path / "cut.nii.gz", torso()[:, :, 15:], moved))]
     found = [f for f in doctor.check(scans, progress=False) if f.code in ("copy", "origin")]
     assert [(f.code, f.level, f.id) for f in found] == [("copy", "warning", "cut")]
+
+
+def test_many_copies_are_one_line_and_a_moved_one_advises_no_origin(tmp_path):
+    """The moved ones come first: the order of a table says nothing of who is right."""
+    places = {"moved": affine(origin=(0.0, 0.0, 0.0)), "too": affine(origin=(0.0, 0.0, 0.0))} | {f"s{k}": affine() for k in range(5)}
+    scans = [scan(id, saved(tmp_path / f"{id}.nii.gz", torso(), place)) for id, place in places.items()]
+    copy, moved = (f for f in doctor.check(scans, progress=False) if f.code in ("copy", "origin"))
+    assert (copy.code, copy.level, copy.id) == ("copy", "warning", "s1") and "5 identical volumes: s0, s1, s2, s3, s4" in copy.message
+    assert (moved.code, moved.level, moved.id) == ("origin", "error", "moved") and "differ in origin" in moved.message and "too" in moved.message
+    assert "+180, +150, -100 mm" in moved.message and "those of s0" in moved.message
+    assert "take the origin" not in moved.fix and "which origin is right" in moved.fix
+
+
+def test_volumes_of_equal_slices_are_one_line_and_a_copy_elsewhere_in_the_split_is_a_leak(tmp_path):
+    array = np.repeat(torso()[:, :, 25:26], 50, 2)
+    array[:, :, :10] = torso()[:, :, :10]
+    cut = array[:, :, 5:]
+    scans = [
+        scan(id, saved(tmp_path / f"{id}.nii.gz", a), split=s) for id, a, s in (("a", array, "train"), ("b", array, "valid"), ("c", cut, "train"))
+    ]
+    found = [f for f in doctor.check(scans, progress=False) if f.code in ("copy", "origin")]
+    assert [(f.code, f.level, f.id) for f in found] == [("copy", "error", "b"), ("origin", "error", "c")]
 
 
 # -------------------------------------------------------------------------------------------------------------- environment

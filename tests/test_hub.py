@@ -196,6 +196,19 @@ def test_export_is_for_weights_only(tmp_path, capsys):
     assert "--export needs a file of weights" in capsys.readouterr().err
 
 
+def test_a_run_folder_that_lacks_weights_is_named(tmp_path, capsys):
+    config = Config.at("toy")
+    config.save(tmp_path / "config.json")
+    (tmp_path / "method.json").write_text("{}")
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "weights.safetensors" in capsys.readouterr().err
+    state = {f"encoder.{k}": v for k, v in Encoder(config).state_dict().items()}
+    gone = sorted(k for k in state if k.endswith("bias"))[0]
+    save_file({k: v for k, v in state.items() if k != gone}, tmp_path / "weights.safetensors")
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert f"lacks {gone.removeprefix('encoder.')}" in capsys.readouterr().err
+
+
 def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
     config = Config.at("toy")
     encoder = Encoder(config)
@@ -205,6 +218,8 @@ def test_the_weights_of_a_run_of_this_house_are_known(tmp_path, capsys):
     config.save(tmp_path / "config.json")
     assert main(["doctor", str(tmp_path / "weights.safetensors")]) == 0
     assert "a run of this library, scale toy" in capsys.readouterr().out
+    assert main(["doctor", str(tmp_path)]) == 0
+    assert "a run of this library, scale toy" in capsys.readouterr().out, "its folder is checked as its weights are"
     found = reading.load(tmp_path / "weights.safetensors")
     assert list(found.report.dropped) == ["decoder.mask_token"]
     with pytest.raises(Refused, match="keep its own crop"):

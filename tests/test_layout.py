@@ -20,8 +20,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room (first name below asapkit) and the rooms that it may import. A module that is in no room fails: say where it belongs.
 WORDS = {"types", "config"}
 DATA = {
-    "ct", "formats", "dicom", "chest", "organs", "reports", "prompts", "labels", "phantom", "datasets", "doctor", "store", "preprocess", "tables",
-    "workers",
+    "ct", "formats", "dicom", "chest", "organs", "reports", "prompts", "labels", "phantom", "datasets", "doctor", "machine", "store", "preprocess",
+    "tables", "workers",
 }  # fmt: skip
 NETS = {
     "stem", "slices", "vit3d", "rotary", "stages", "swin", "resnet", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
