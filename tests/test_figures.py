@@ -369,7 +369,8 @@ def test_a_history_of_several_stores_has_a_curve_for_each():
 
 
 EMPTY = {
-    "grounding_bars": ("finding", "hit", "n"), "probe_bars": ("encoder", "share", "value", "low", "high"), "probe_dots": ("finding", "encoder", "value"),
+    "grounding_bars": ("finding", "hit", "n"), "probe_bars": ("encoder", "share", "value", "low", "high"),
+    "probe_dots": ("finding", "encoder", "value"),
     "selected_k": ("k", "n"), "k_extent": ("k", "patches", "finding"),
 }  # fmt: skip
 
@@ -378,7 +379,7 @@ EMPTY = {
 def test_a_chart_of_nothing_says_what_is_missing(name):
     page = getattr(figures, name)(pd.DataFrame(columns=EMPTY[name]), title="Title")
     (panel,) = page.axes
-    assert [text.get_text() for text in panel.texts][0].startswith("No ")
+    assert panel.texts[0].get_text().startswith("No ")
     assert pixels(page).std() > 0
 
 

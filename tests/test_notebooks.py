@@ -160,6 +160,8 @@ def own(tmp_path_factory) -> Path:
         lines.append(f"s{n}.nii.gz,There is a nodule in the left lung. No pleural effusion.,Nodule.,{'valid' if n > 4 else 'train'}")
     (root / "scans.csv").write_text("\n".join(lines) + "\n")
     assert main(["preprocess", str(root), str(root / "store"), "--layout", "folder", "--scale", "toy", "--workers", "1"]) == 0
+    settings = [word for setting in ("batch_size=2", "aki=false") for word in ("--set", setting)]
+    assert main(["pretrain", str(root / "store"), str(root / "runs" / "asap"), "--recipe", "asap", "--scale", "toy", "--steps", "1", *settings]) == 0
     return root
 
 
@@ -167,7 +169,7 @@ def own(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", ["32", "34", "40"])
 def test_a_store_without_truth_or_labels_is_shown_to_the_end(number, own):
     path = next(p for p in NOTEBOOKS if p.stem.startswith(number))
-    done, _ = execute(path, own, "-p", "scale", "toy", "-p", "store", str(own / "store"))
+    done, _ = execute(path, own, "-p", "scale", "toy", "-p", "store", str(own / "store"), "-p", "runs", str(own / "runs"))
     assert done.returncode == 0, done.stderr[-3000:]
     answer = nbformat.read(own / path.name, as_version=4).cells[-1].outputs
     assert "could not be measured" in str(answer) and "asapkit" in str(answer)
