@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from asapkit.drawing import CYCLE, GREY, INK, Picture, chart_page, encoder_colours, require, styled
+from asapkit.drawing import CYCLE, GREY, INK, Picture, chart_page, empty_page, encoder_colours, require, styled
 from asapkit.ranks import effective_rank, spectra
 from asapkit.types import LOSSES
 
@@ -28,6 +28,7 @@ BASELINES = {  # column -> what it is called, marker, colour
     "location_prior": ("where the finding lies in training", "^", "#009E73"),
 }
 PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}  # behind a number on a line
+UNSCORED = "No labels that a probe could be trained and scored on."
 LOSS_BARS = {
     "own": ("the patient's own image", CYCLE[0]),
     "exchanged": ("another patient's image", CYCLE[1]),
@@ -91,7 +92,9 @@ def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -
     findings is set apart at the top: the row called "macro", or where there is none the plain mean of the rows.
     """
     require(table, "finding", "hit")
-    if len(table) and not (table.finding == "macro").any():
+    if table.empty:
+        return empty_page("No sentence with truth: nothing to ground.", title=title, caption=caption)
+    if not (table.finding == "macro").any():
         mean = {c: table[c].mean() for c in ("hit", *BASELINES) if c in table} | ({"n": table["n"].sum()} if "n" in table else {})
         table = pd.concat([pd.DataFrame([{"finding": "macro", **mean}]), table], ignore_index=True)
     rest = table[table.finding != "macro"].sort_values("hit", ascending=False)
@@ -121,6 +124,8 @@ def grounding_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -
 def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """Macro AUROC with its interval, per encoder and share of the labels. Columns: encoder, share (0 to 1), value, low, high. 0.5 is chance."""
     require(table, "encoder", "share", "value", "low", "high")
+    if table.empty:
+        return empty_page(UNSCORED, title=title, caption=caption)
     names, shares = list(dict.fromkeys(table.encoder)), sorted(set(table.share))
     colours = encoder_colours(names)
     page = chart_page(max(4.6, 1.2 + 0.42 * len(names) * len(shares)), 3.1, title, caption)
@@ -148,6 +153,8 @@ def probe_bars(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
 def probe_dots(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Picture:
     """AUROC per finding, one dot per encoder, with intervals where low and high are given. Columns: finding, encoder, value."""
     require(table, "finding", "encoder", "value")
+    if table.empty:
+        return empty_page(UNSCORED, title=title, caption=caption)
     names = list(dict.fromkeys(table.encoder))
     order = table.groupby("finding").value.mean().sort_values().index
     colours = encoder_colours(names)
@@ -177,6 +184,8 @@ def selected_k(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pi
     Bars are shares of the group's sentences, with how many that is above; the mean K stands in the panel's title.
     """
     require(table, "k", "n")
+    if table.empty:
+        return empty_page("No sentence: no K was chosen.", title=title, caption=caption)
     groups = list(dict.fromkeys(table.group)) if "group" in table else [""]
     ks = sorted(set(table.k))
     page = chart_page(min(10.0, max(3.8, 0.7 + (0.42 * len(ks) + 0.45) * len(groups))), 2.6, title, caption)
@@ -207,6 +216,8 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     diamond at the geometric mean of K.
     """
     require(table, "k", "patches", "finding")
+    if table.empty:
+        return empty_page("No sentence with truth: the extent of its evidence is not known.", title=title, caption=caption)
     by = table.groupby("finding")
     order = by["patches"].median().sort_values(kind="stable").index
     page = chart_page(5.6, 1.0 + 0.2 * len(order), title, caption)
@@ -246,6 +257,8 @@ def patient_dependence(
     """
     require(table, "run", "measure", "value", "low", "high")
     require(places, "run", "sentence", "x", "y", "z")
+    if table.empty:
+        return empty_page("No run was measured.", title=title, caption=caption)
     names = list(dict.fromkeys(table.run))
     said = list(dict.fromkeys(places.sentence))
     key = 0.12 + 0.16 * len(said)

@@ -153,6 +153,17 @@ def chart_page(width: float, height: float, title: str, caption: str) -> Picture
     return page
 
 
+def empty_page(said: str, *, title: str = "", caption: str = "") -> Picture:
+    """A picture of an empty panel with one line that says what is missing, where a table has no row to draw."""
+    page = chart_page(6.8, 1.6, title, caption)
+    ax = page.subplots()
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_color("#E4E4E4")
+    ax.spines[:].set_visible(True)
+    ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", color=GREY)
+    return page
+
+
 def require(table: pd.DataFrame, *columns: str) -> None:
     if absent := [c for c in columns if c not in table]:
         raise ValueError(f"the table lacks {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")

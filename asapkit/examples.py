@@ -38,6 +38,7 @@ def held_out(store: Store) -> list[str]:
 def example(store: Store, *, id: str = "", findings: int = 3) -> str:
     """A held-out volume to look at: the one asked for, or the first whose truth shows at least `findings` different findings.
 
+    Where no truth is known, the first whose report states something positive.
     Raises: Refused for a volume that the store does not hold.
     """
     if id:
@@ -45,7 +46,7 @@ def example(store: Store, *, id: str = "", findings: int = 3) -> str:
         return id
     ids = held_out(store)
     if store.instances is None:
-        return ids[0]
+        return next((id for id in ids if (sentences_of(store, id)["polarity"] == "positive").any()), ids[0])
     shown = store.instances[store.instances["id"].isin(ids)].groupby("id")["finding"].nunique()
     if shown.empty:
         return ids[0]
@@ -262,7 +263,7 @@ def budgets(method, store: Store, ids: list[str]) -> pd.DataFrame:
             patches = max(1, int(stated)) if row.bits else 0
             found = {"polarity": row.polarity, "finding": getattr(row, "finding", "")}
             rows.append({"id": id, "sentence": row.index, **found, "k": int(chosen), "patches": patches, "share": patches / body})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["id", "sentence", "polarity", "finding", "k", "patches", "share"])
     spread = table[table["patches"] > 0].groupby("finding")["share"].mean()
     positive = table["finding"].map(spread).map(lambda share: "diffuse" if share >= FOCAL else "focal").where(table["patches"] > 0, "elsewhere")
     plain = table["polarity"].replace({"negative": "normal"})

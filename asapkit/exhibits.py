@@ -13,14 +13,17 @@ import torch
 from asapkit import metrics
 from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, ranks, spectra_of, top_patches
 from asapkit.dependence import tops
-from asapkit.examples import attention_outputs, image, looked_at, sentence_rows
-from asapkit.features import fingerprint, require_contract
+from asapkit.examples import attention_outputs, budgets, held_out, image, looked_at, sentence_rows
+from asapkit.features import fingerprint, require_contract, require_labels
 from asapkit.store import Store
+from asapkit.tasks import classify, ground
 from asapkit.tasks.depend import Depend
-from asapkit.types import Refused
+from asapkit.types import FINDINGS, Refused
 
 KINDS = ("normal", "focal", "diffuse", "uncertain", "elsewhere")
 """Kinds of sentences, in the order in which they are read."""
+TRUTH = "it needs a store with truth, as `asapkit phantom` and then `asapkit preprocess` make one"
+LABELS = "`asapkit label` reads the findings out of the reports, and `asapkit preprocess --labels FILE.csv` puts them into the store"
 
 
 def attention_values(encoder, store: Store, ids: list[str], *, cache: Path | str | None = None) -> dict[str, np.ndarray]:
@@ -174,3 +177,86 @@ def places(found: Depend, *, grid: tuple[int, int, int], most: int = 4) -> pd.Da
             pd.DataFrame({"sentence": found.told[row], "positive": bool(view.positive[row]), "patient": view.patient, "x": x, "y": y, "z": z})
         )
     return pd.concat(made, ignore_index=True)
+
+
+# ------------------------------------------------------------------------------------ scores, also of stores that lack what they need
+
+
+def grounding(method, store: Store, *, volumes: int) -> ground.Grounding:
+    """`tasks.ground.ground` of at most `volumes` held-out volumes; without truth K of their positive sentences, and why under "missing"."""
+    try:
+        for train in (True, False):
+            ground.positive_sentences(store, train=train)
+    except Refused as refusal:
+        table = budgets(method, store, held_out(store)[:volumes])
+        records = table[table["polarity"] == "positive"].reset_index(drop=True)
+        return ground.Grounding(records, pd.DataFrame(columns=["finding", "hit", "sentences"]), {"missing": _without_root(refusal, store)})
+    return ground.ground(method, store, max_volumes=volumes)
+
+
+def grounding_caption(summary: Mapping) -> str:
+    """How much of what could be read was read."""
+    if "missing" in summary:
+        return f"Not measured: {summary['missing']}."
+    read, every = summary["volumes"], summary["volumes_in_all"]
+    return f"{summary['sentences']} sentences of {'all' if read == every else f'{read} of the'} {every} held-out volumes with truth; nothing hidden."
+
+
+def grounding_said(found: ground.Grounding) -> str:
+    """The answer in a sentence or two."""
+    s = found.summary
+    if "missing" in s:
+        return f"Whether the highest patch lies in the truth **could not be measured**: {s['missing']}. To measure it, {TRUTH}."
+    prior = " (more than the map: where a finding mostly lies says more)" if s["location_prior"] > s["hit"] else ""
+    return (
+        f"The highest patch lies in the truth for **{s['hit']:.1%}** of the sentences (macro over {len(found.table)} findings, {s['patients']} "
+        f"patients, {s['volumes']} of {s['volumes_in_all']} volumes); chance hits {s['chance']:.1%}, the map of another patient "
+        f"{s['other_patient']:.1%}, a random patch of the named organ {s['organ_only']:.1%}, the mean training location "
+        f"{s['location_prior']:.1%}{prior}. The map's AUROC is {s['auroc']:.2f}."
+    )
+
+
+def extent_said(budgets: pd.DataFrame, store: Store) -> str:
+    """Whether K grows with the evidence, in a sentence or two."""
+    stated = budgets[(budgets["patches"] > 0) & (budgets["polarity"] == "positive")]
+    if stated.empty:
+        return f"Whether K grows with the evidence **could not be measured**: no positive sentence with truth in this store. To measure it, {TRUTH}."
+    rho, by_kind = k_and_extent(budgets, store)
+    grows = "larger where there is more to see" if rho.low > 0 else "no larger where there is more to see"
+    said = "smaller where there is more to see" if rho.high < 0 else grows
+    means = ", ".join(f"{kind} {k:.1f}" for kind, k in by_kind.items())
+    return (
+        f"Over {len(stated)} positive sentences of {store.table.loc[stated['id'], 'patient'].nunique()} patients, the rank correlation of K with the "
+        f"patches of the evidence is **{rho.value:.2f}** ({rho.low:.2f} to {rho.high:.2f}): K is {said}. Mean K by kind: {means}."
+    )
+
+
+def probes(encoders: Mapping, store: Store, *, seeds: int, cache: Path | str | None = None) -> tuple[pd.DataFrame, dict]:
+    """`tasks.classify.compare`; of a store without labels no row, and why under "missing"."""
+    try:
+        require_labels(store)
+    except Refused as refusal:
+        empty = pd.DataFrame(columns=["encoder", "share", "finding", "auroc", "low", "high", "studies", "positives", "note"])
+        nothing = {"share": 1.0, "probe_macro_auroc": {}, "difference": {}, "left_out": dict.fromkeys(FINDINGS, "no labels")}
+        return empty, nothing | {"missing": _without_root(refusal, store)}
+    return classify.compare(encoders, store, seeds=seeds, cache=cache)
+
+
+def _without_root(refusal: Refused, store: Store) -> str:
+    """What is wrong, for a reader who knows which store it is."""
+    return str(refusal).removeprefix(f"{store.root}: ")
+
+
+def probes_said(summary: Mapping, scores: pd.DataFrame) -> str:
+    """The answer in a sentence or two; `scores` holds a row per encoder and finding that has an AUROC."""
+    best = sorted(((n, v) for n, v in summary["probe_macro_auroc"].items() if v["value"] == v["value"]), key=lambda pair: -pair[1]["value"])
+    if not best:
+        why = summary.get("missing", "no finding has labels enough to train and to score a probe")
+        return f"Whether the features tell findings apart **could not be measured**: {why}." + ("" if "asapkit label" in why else f" {LABELS}.")
+    said = ", ".join(f"{name} {v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for name, v in best)
+    gaps = "; ".join(f"{name} {v['value']:+.3f} ({v['low']:+.3f} to {v['high']:+.3f})" for name, v in summary["difference"].items())
+    top = scores[scores["encoder"] == best[0][0]]
+    return (
+        f"With {summary['share']:.0%} of the studies the macro AUROC is: {said}. Paired differences: {gaps or 'none of the asked pairs is here'}. "
+        f"Of {len(top)} findings, {best[0][0]} tells **{(top['low'] > 0.5).sum()}** apart with an interval above 0.5."
+    )

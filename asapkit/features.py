@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from asapkit.batch import AIR, differing, patch_means, scale_hu
 from asapkit.store import Store
-from asapkit.types import Refused
+from asapkit.types import FINDINGS, Refused
 
 log = logging.getLogger(__name__)
 POOLING = "mean and maximum over body patches, 2"  # the number changes when the pooling does, so that old files are not found
@@ -62,7 +62,7 @@ def extract(
     """Features of the volumes `ids` (default: all) of a store.
 
     layer: "last" (`encoder.tokens`, after the final norm) or the number of a block (`encoder.hidden`). out: folder of the cache.
-    Raises: Refused when the encoder's contract is not the store's (naming the fields), or a volume is not in the store.
+    Raises: Refused when the encoder's contract is not the store's (naming the fields), a volume is not in the store, or its features are not finite.
     """
     require_contract(encoder, store)
     ids = tuple(store.ids if ids is None else ids)
@@ -70,12 +70,16 @@ def extract(
         raise Refused(f"{store.root}: no volume to extract features of; give ids, or fill the store")
     file = None if out is None else Path(out) / f"{fingerprint(encoder, store, ids, layer)}{'_tokens' if tokens else ''}.safetensors"
     if file is not None and file.exists():
-        return _load(file)
+        found = _load(file)
+        require_finite(found.pooled, found.ids)
+        return found
     pooled, bodies, kept = [], [], []
     with torch.inference_mode(), _evaluating(encoder, device), tqdm(total=len(ids), desc="features", unit="volume", disable=not progress) as bar:
         for image, in_body in batches(store, ids, patch=patch_of(encoder), batch_size=batch_size):
             x = encode(encoder, image.to(device), layer)
-            pooled.append(pool(x, in_body.to(device)).float().cpu().numpy())
+            found = pool(x, in_body.to(device)).float().cpu().numpy()
+            require_finite(found, ids[sum(map(len, pooled)) :])
+            pooled.append(found)
             bodies.append(in_body.numpy())
             if tokens:
                 kept.append(x.half().cpu().numpy())
@@ -120,6 +124,22 @@ def require_contract(encoder: torch.nn.Module, store: Store) -> None:
         raise Refused(f"{store.root}: the encoder given for it ({type(encoder).__name__}) encodes text, not volumes; give an encoder of images")
     if encoder.contract != store.contract:
         raise Refused(f"{store.root}: {differing(store.contract, encoder.contract)}, as the encoder needs it; preprocess the data again for it")
+
+
+def require_finite(values: Float[np.ndarray, "n ..."], ids: Sequence[str]) -> None:
+    """Raises: Refused, naming the volume, when the numbers of one (a row of `values`, in the order of `ids`) are NaN or infinite."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(1)
+    if not finite.all():
+        raise Refused(f"{ids[int(finite.argmin())]}: the encoder's features of it are not finite; the run's weights are spoilt, give an earlier one")
+
+
+def require_labels(store: Store) -> None:
+    """Raises: Refused, saying how to get them, when no volume of a store has a label, or its table lacks a finding."""
+    if missing := [f for f in FINDINGS if f not in store.table]:
+        raise Refused(f"{store.root}: no labels for {', '.join(missing[:3])}; give the dataset's label table, or preprocess with --labels")
+    if not (store.table[list(FINDINGS)].to_numpy(float) >= 0).any():
+        how = "`asapkit label` reads them out of the reports, and `asapkit preprocess --labels FILE.csv` puts them into the store"
+        raise Refused(f"{store.root}: no labels in this store; {how}")
 
 
 def training_rows(rows: pd.DataFrame) -> np.ndarray:

@@ -226,7 +226,9 @@ def _reasons(scores: np.ndarray, labels: np.ndarray, findings: Sequence[str]) ->
     for f, name in enumerate(findings):
         known = labels[:, f] >= 0
         positive = int((labels[known, f] > 0.5).sum())
-        if np.isnan(scores[:, known, f]).any(axis=1).all():
+        if not known.any():
+            out[name] = "no labels among the scored"
+        elif np.isnan(scores[:, known, f]).any(axis=1).all():
             out[name] = "not scored"
         elif positive == 0:
             out[name] = "no positive among the scored"

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from asapkit.analysis import sentence_map as spread
 from asapkit.analysis import top_patches
-from asapkit.drawing import EDGE, GREY, ORGANS, TRUTH, Picture, caption_inches, corner, mosaic, styled, words
+from asapkit.drawing import EDGE, GREY, ORGANS, TRUTH, Picture, caption_inches, corner, empty_page, mosaic, styled, words
 from asapkit.planes import Cut, busiest, ct, cuts, frame, organ_outlines, position, richest
 from asapkit.types import ORGANS as ORGAN_NAMES
 
@@ -163,6 +163,8 @@ def sentence_maps(
     A row holds `sentence` (text), `similarity` (N,), NaN where nothing can be seen, `k` (patches selected), and where known `truth`
     (Boolean volume), `note`, `volume` (its own), `window`. White frames are those of the top k patches that the plane cuts, a bold one the best.
     """
+    if not rows:
+        return empty_page("No positive sentence in this report.", title=title, caption=caption)
     size = cuts(volume, spacing_mm, ("axial", "coronal"))
     tall = max(c.size_mm[1] for c in size)
     page, tiles = mosaic(

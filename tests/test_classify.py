@@ -93,3 +93,29 @@ def test_a_store_without_labels_is_refused(store, features):
     bare.table = bare.table.drop(columns=["Emphysema"])
     with pytest.raises(Refused, match="Emphysema"):
         classify.fit(Bright(), bare, progress=False)
+
+
+def unlabelled(findings):
+    store = MemoryStore(patients=24)
+    store.table[list(findings)] = -1
+    return store
+
+
+def test_a_store_without_any_label_is_refused_before_an_encoder_runs():
+    store, encoder = unlabelled(FINDINGS), Bright()
+    for work in (lambda: classify.fit(encoder, store), lambda: classify.compare({"one": encoder}, store)):
+        with pytest.raises(Refused, match="no labels in this store; `asapkit label`.*--labels") as told:
+            work()
+        assert "\n" not in str(told.value)
+    assert encoder.calls == 0
+
+
+def test_a_finding_without_labels_is_called_that():
+    store = unlabelled(["Emphysema"])
+    features = extract(Bright(), store, progress=False)
+    table = classify.score(features, classify.fit(features, store), store).set_index("finding")
+    assert table.loc["Emphysema", "note"] == "no labels" and np.isnan(table.loc["Emphysema", "auroc"])
+    assert table.loc["macro", "note"] == ""
+    few = unlabelled([f for f in FINDINGS if f != "Hiatal hernia"])  # the one that nobody has
+    table = classify.score(features, classify.fit(features, few), few).set_index("finding")
+    assert np.isnan(table.loc["macro", "auroc"]) and table.loc["macro", "note"] == "no finding could be scored"

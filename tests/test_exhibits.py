@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from memory import Bright, Matcher, MemoryStore
 
 from asapkit import analysis, checkpoint, evidence, examples, exhibits
+from asapkit.types import FINDINGS
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,42 @@ def test_kinds_are_counted_in_the_order_in_which_they_are_read():
     counted = exhibits.by_kind(table)
     assert counted["group"].tolist() == ["normal", "focal", "focal", "diffuse", "uncertain"]
     assert counted["k"].tolist() == [2, 2, 4, 8, 2] and counted["n"].tolist() == [2, 1, 1, 1, 1]
+
+
+class OwnStore(MemoryStore):
+    """Volumes and reports alone: no truth, no label."""
+
+    def __init__(self, report: str = "A nodule is seen in the left lung. No consolidation."):
+        super().__init__(patients=12)
+        self.__dict__.update(sentences=None, instances=None)
+        self.table = self.table.assign(has_truth=False, findings=report, impression="", **dict.fromkeys(FINDINGS, -1))
+
+    def truth(self, id):
+        return None
+
+
+@pytest.mark.parametrize("report", ["A nodule is seen in the left lung. No consolidation.", ""])
+def test_without_truth_grounding_says_how_to_get_it_and_k_is_still_told(report):
+    store = OwnStore(report)
+    found = exhibits.grounding(Matcher(), store, volumes=4)
+    assert found.table.empty and set(found.records) >= {"sentence", "k"} and len(found.records) == (4 if report else 0)
+    said = exhibits.grounding_said(found)
+    assert "could not be measured" in said and "no truth in this store" in said and "asapkit phantom" in said
+    assert "no truth" in exhibits.grounding_caption(found.summary)
+    budgets = examples.budgets(Matcher(), store, store.ids[:4])
+    assert "could not be measured" in exhibits.extent_said(budgets, store) and len(exhibits.by_kind(budgets)) == (2 if report else 0)
+
+
+def test_with_truth_the_picture_says_how_many_of_how_many_volumes_were_grounded():
+    store = MemoryStore(patients=24)
+    some, every = (exhibits.grounding(Matcher(), store, volumes=n) for n in (2, 100))
+    assert "2 sentences of 2 of the 4 held-out volumes" in exhibits.grounding_caption(some.summary)
+    assert "of all 4 held-out volumes" in exhibits.grounding_caption(every.summary)
+    assert "2 of 4 volumes" in exhibits.grounding_said(some) and "**100.0%**" in exhibits.grounding_said(some)
+
+
+def test_without_labels_the_probes_say_how_to_get_them():
+    table, summary = exhibits.probes({"one": Bright()}, OwnStore(), seeds=2)
+    said = exhibits.probes_said(summary, table)
+    assert table.empty and set(summary["left_out"].values()) == {"no labels"}
+    assert "could not be measured" in said and "asapkit label" in said and "--labels" in said

@@ -101,3 +101,24 @@ def test_one_split_is_parted_by_patients(store):
     train = training_rows(rows)
     assert 0 < train.sum() < len(rows)
     assert not set(rows["patient"][train]) & set(rows["patient"][~train])
+
+
+class Spoilt(Bright):
+    """Gives NaN for the volume it sees as number `bad`."""
+
+    def __init__(self, bad: int):
+        super().__init__()
+        self.bad, self.seen = bad, 0
+
+    def tokens(self, image):
+        tokens = super().tokens(image)
+        place = torch.arange(self.seen, self.seen + len(image))
+        self.seen += len(image)
+        return torch.where((place == self.bad)[:, None, None], torch.nan, tokens)
+
+
+@pytest.mark.parametrize("bad", [0, 8])
+def test_features_that_are_no_numbers_are_refused_and_the_volume_is_named(store, tmp_path, bad):
+    with pytest.raises(Refused, match=f"^{store.ids[bad]}: .*not finite"):
+        extract(Spoilt(bad), store, batch_size=3, out=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

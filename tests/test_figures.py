@@ -366,3 +366,23 @@ def test_a_history_of_several_stores_has_a_curve_for_each():
     axis = figures.history({"mae": table}).axes[0]
     bold = {line.get_label(): line.get_xdata().tolist() for line in axis.lines if not line.get_label().startswith("_")}
     assert bold == {"mae a": [0, 2, 4], "mae b": [1, 3, 5]}
+
+
+EMPTY = {
+    "grounding_bars": ("finding", "hit", "n"), "probe_bars": ("encoder", "share", "value", "low", "high"),
+    "probe_dots": ("finding", "encoder", "value"),
+    "selected_k": ("k", "n"), "k_extent": ("k", "patches", "finding"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_chart_of_nothing_says_what_is_missing(name):
+    page = getattr(figures, name)(pd.DataFrame(columns=EMPTY[name]), title="Title")
+    (panel,) = page.axes
+    assert panel.texts[0].get_text().startswith("No ")
+    assert pixels(page).std() > 0
+
+
+def test_sentence_maps_of_nothing_say_so(body):
+    page = figures.sentence_maps(body, [], spacing_mm=SPACING, patch=PATCH)
+    assert "No positive sentence" in page.axes[0].texts[0].get_text()

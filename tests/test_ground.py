@@ -95,8 +95,8 @@ def test_one_sentence_per_study_is_scored_and_only_of_held_out_patients(store, p
 
 def test_the_records_of_score_have_a_row_per_finding_and_the_macro_mean(store, prior):
     table = ground.score(Matcher(), prior, store, progress=False)
-    assert table["finding"].tolist() == ["macro", "Lung nodule"]
-    assert table["hit"].tolist() == [1, 1]
+    assert table["finding"].tolist() == ["macro", "macro focal", "Lung nodule"]
+    assert table["hit"].tolist() == [1, 1, 1]
 
 
 def test_another_patients_map_is_that_of_another_patient(store):
@@ -140,3 +140,23 @@ def test_what_cannot_be_grounded_is_refused(store, prior):
     bare.__dict__["sentences"] = None
     with pytest.raises(Refused, match="no truth"):
         ground.fit(Bright(), bare, progress=False)
+
+
+def test_every_value_of_score_is_a_plain_number(store, prior):
+    table = ground.score(Matcher(), prior, store, progress=False).drop(columns="finding")
+    assert all(np.issubdtype(kind, np.number) for kind in table.dtypes), table.dtypes
+
+
+def test_the_summary_tells_how_many_of_how_many_volumes_were_read(store, prior):
+    some, every = (ground.ground(Matcher(), store, prior=prior, max_volumes=m, draws=20, progress=False).summary for m in (2, None))
+    assert some["volumes"] == 2 < some["volumes_in_all"] == every["volumes"] == every["volumes_in_all"]
+
+
+@pytest.mark.parametrize("part", ["aligned", "match"])
+def test_maps_that_are_no_numbers_are_refused_and_the_volume_is_named(store, prior, part, monkeypatch):
+    method = Matcher()
+    sound = getattr(method, part)
+    spoil = {"aligned": lambda x: sound(x) * float("nan"), "match": lambda *given: (sound(*given)[0] * float("nan"), sound(*given)[1])}
+    monkeypatch.setattr(method, part, spoil[part])
+    with pytest.raises(Refused, match=r"^p\d+_a_0: .*not finite"):
+        ground.ground(method, store, prior=prior, draws=20, progress=False)

@@ -142,3 +142,34 @@ def test_scans_of_yours_are_shown_beside_the_phantom(folder):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "mine" / "01_beside_real.png").is_file()
     assert "real: my chest" in (folder / "mine" / "01_beside_real.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A store of scans and reports alone, without truth or labels, as a folder of one's own gives it."""
+    from asapkit.__main__ import main
+
+    root, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    x, y = np.meshgrid(*(np.linspace(-1, 1, 48),) * 2, indexing="ij")
+    body = np.where(x**2 + y**2 < 0.8, 40, -1000)[..., None]
+    body = np.where((((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.6) ** 2 < 1)[..., None], -850, body)
+    lines = ["path,findings,impression,split"]
+    for n in range(8):
+        array = (body + rng.normal(0, 20, (48, 48, 24))).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([7.5, 7.5, 13, 1])), root / f"s{n}.nii.gz")
+        lines.append(f"s{n}.nii.gz,There is a nodule in the left lung. No pleural effusion.,Nodule.,{'valid' if n > 4 else 'train'}")
+    (root / "scans.csv").write_text("\n".join(lines) + "\n")
+    assert main(["preprocess", str(root), str(root / "store"), "--layout", "folder", "--scale", "toy", "--workers", "1"]) == 0
+    settings = [word for setting in ("batch_size=2", "aki=false") for word in ("--set", setting)]
+    assert main(["pretrain", str(root / "store"), str(root / "runs" / "asap"), "--recipe", "asap", "--scale", "toy", "--steps", "1", *settings]) == 0
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["32", "34", "40"])
+def test_a_store_without_truth_or_labels_is_shown_to_the_end(number, own):
+    path = next(p for p in NOTEBOOKS if p.stem.startswith(number))
+    done, _ = execute(path, own, "-p", "scale", "toy", "-p", "store", str(own / "store"), "-p", "runs", str(own / "runs"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = nbformat.read(own / path.name, as_version=4).cells[-1].outputs
+    assert "could not be measured" in str(answer) and "asapkit" in str(answer)

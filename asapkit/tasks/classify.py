@@ -19,7 +19,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from asapkit import metrics
-from asapkit.features import Features, extract, training_rows
+from asapkit.features import Features, extract, require_labels, training_rows
 from asapkit.store import Store
 from asapkit.types import FINDINGS, Refused
 
@@ -72,8 +72,9 @@ def fit(
 ) -> Head:
     """A probe on a share of the training studies. Features that were extracted before may be given in place of the encoder.
 
-    Raises: Refused when the store has no usable split, or its contract is not the encoder's.
+    Raises: Refused when the store has no labels or no usable split, or its contract is not the encoder's.
     """
+    require_labels(store)
     studies = table(_features(encoder, store, device, cache, progress), store)
     return fit_studies(studies, _subset(studies, share, seed), seed=seed)
 
@@ -105,7 +106,9 @@ def compare(
     Returns a table (encoder, share, finding or "macro", auroc, low, high, seeds, studies, positives, note) and a summary of the largest share:
     {"share", "probe_macro_auroc": {encoder: {value, low, high}}, "difference": {"a-b": {...}}, "gap_closed": {encoder: share of the way from
     random to supervised}, "left_out": {finding: reason}}. Pairs whose encoders were not given are left out.
+    Raises: Refused when the store has no labels.
     """
+    require_labels(store)
     shares = tuple(shares or SHARES.get(store.scale, SHARES["base"]))
     rows, held, studies = [], {}, None
     with tqdm(total=len(encoders) * len(shares) * seeds, desc="probe", unit="fit", disable=not progress) as bar:
@@ -158,9 +161,8 @@ def table(features: Features, store: Store) -> Studies:
 
     Raises: Refused when there are no labels, or no patients to train or to score on.
     """
+    require_labels(store)
     rows = store.table.loc[list(features.ids)]
-    if missing := [f for f in FINDINGS if f not in rows]:
-        raise Refused(f"{store.root}: no labels for {', '.join(missing[:3])}; give the dataset's label table, or preprocess with --labels")
     labels = rows[list(FINDINGS)].to_numpy(float)
     train = training_rows(rows)
     mean, names, (label, patient, train) = metrics.by_study(features.pooled, rows["study"].to_numpy(), labels, rows["patient"].to_numpy(), train)
@@ -195,6 +197,7 @@ def fit_studies(studies: Studies, chosen: np.ndarray, *, seed: int = 0) -> Head:
         f: f"{n} positives among {len(chosen)} training studies" for f, n in zip(FINDINGS, (y == 1).sum(0), strict=True) if n < LEAST_POSITIVES
     }
     left_out |= {f: "no negative in training" for f, n in zip(FINDINGS, (y == 0).sum(0), strict=True) if n == 0}
+    left_out |= {f: "no labels in training" for f, n in zip(FINDINGS, (y >= 0).sum(0), strict=True) if n == 0}
     kept = np.array([f not in left_out for f in FINDINGS])
     weights, bias = np.full((x.shape[1], len(FINDINGS)), np.nan), np.full(len(FINDINGS), np.nan)
     penalty = float(PENALTIES[-1])
@@ -258,9 +261,10 @@ def logistic(
 
 def _rows(found: metrics.Scores, studies: Studies, notes: Mapping[str, str]) -> pd.DataFrame:
     test = ~studies.train
-    rows = [{"finding": "macro", "positives": np.nan, "note": "", **_values(found.macro)}]
+    unscored = "no finding could be scored" if np.isnan(found.macro.value) else ""
+    rows = [{"finding": "macro", "positives": np.nan, "note": unscored, **_values(found.macro)}]
     for f, finding in enumerate(FINDINGS):
-        note = notes.get(finding) or found.left_out.get(finding, "")
+        note = "no labels" if (studies.labels[:, f] < 0).all() else notes.get(finding) or found.left_out.get(finding, "")
         rows.append({"finding": finding, "positives": int((studies.labels[test, f] == 1).sum()), "note": note, **_values(found.per_finding[finding])})
     return pd.DataFrame(rows).assign(studies=found.units)
 

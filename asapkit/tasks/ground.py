@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from asapkit import metrics
-from asapkit.features import batches, patch_of, require_contract, training_rows
+from asapkit.features import batches, patch_of, require_contract, require_finite, training_rows
 from asapkit.organs import proportions
 from asapkit.reports import organs_named
 from asapkit.store import Store
@@ -49,7 +49,8 @@ class Prior:
 
 @dataclass(frozen=True)
 class Grounding:
-    """`records`: one row per sentence. `table`: per finding. `summary`: macro over findings, of all and of focal findings, with intervals."""
+    """`records`: one row per sentence. `table`: per finding. `summary`: macro over findings, of all and of focal findings, with intervals; how many
+    `volumes` of how many (`volumes_in_all`) were read."""
 
     records: pd.DataFrame
     table: pd.DataFrame
@@ -86,10 +87,17 @@ def score(
     cache: Path | str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Per finding and "macro": the columns of `measure`, means over sentences. `cache` has no use here: maps are not pooled features."""
+    """Per finding, "macro", and "macro focal" (over the focal findings, where there are any): the columns of `measure`, means over sentences.
+
+    `focal` is 1 or 0, of "macro" the share of the findings that are. `cache` has no use here: maps are not pooled features.
+    """
     found = ground(method, store, prior=prior, gate=gate, device=device, progress=progress)
-    macro = {name: value for name, value in found.summary.items() if name in found.table}
-    return pd.concat([pd.DataFrame([{"finding": "macro"} | macro]), found.table], ignore_index=True)
+    table = found.table.assign(focal=found.table["focal"].astype(float))
+    means = {"macro": found.summary | {"focal": table["focal"].mean()}}
+    if table["focal"].any():
+        means["macro focal"] = found.summary["focal"] | {"focal": 1.0}
+    rows = [{"finding": name} | {column: value for column, value in mean.items() if column in table} for name, mean in means.items()]
+    return pd.concat([pd.DataFrame(rows), table], ignore_index=True)
 
 
 def ground(
@@ -107,14 +115,16 @@ def ground(
     """Grounds every positive sentence of the findings section of held-out patients, one volume per study.
 
     prior: of `fit`, made here where none is given. gate: "organ" lets only patches with some of a named organ compete (for the method and for
-    its map of another patient). Raises: Refused when the store has no truth or another contract, or the method matches no sentences.
+    its map of another patient). Raises: Refused when the store has no truth or another contract, the method matches no sentences, or its maps
+    are not finite.
     """
     if not hasattr(method, "match") or not hasattr(method, "aligned"):
         raise Refused(f"{type(method).__module__} does not match sentences to patches; ground the whole method of a recipe that does, such as asap")
     require_contract(method.encoder, store)
     prior = fit(method, store, progress=progress) if prior is None else prior
     told = positive_sentences(store, train=False)
-    ids = list(dict.fromkeys(told["id"]))[:max_volumes]
+    every = list(dict.fromkeys(told["id"]))
+    ids = every[:max_volumes]
     method = method.to(device).eval()
     seen = {}
     for scene in tqdm(_scenes(method, store, ids, device, batch_size), total=len(ids), desc="ground", unit="volume", disable=not progress):
@@ -124,7 +134,9 @@ def ground(
     for id, mine in told[told["id"].isin(ids)].groupby("id", sort=False):
         rows += _grounded(method, store, mine, here=seen[id], other=seen[_another(id, ids, patients)], prior=prior, gate=gate, device=device)
     records = pd.DataFrame(rows)
-    return summarise(records.assign(patient=records["id"].map(patients)), draws=draws)
+    found = summarise(records.assign(patient=records["id"].map(patients)), draws=draws)
+    found.summary.update(volumes=len(ids), volumes_in_all=len(every))
+    return found
 
 
 def _grounded(
@@ -185,7 +197,9 @@ def _scenes(method: torch.nn.Module, store: Store, ids: Sequence[str], device: s
     done = 0
     with torch.inference_mode():
         for image, in_body in batches(store, ids, patch=patch, batch_size=batch_size):
-            for aligned, body in zip(method.aligned(image.to(device)).half().cpu(), in_body.numpy(), strict=True):
+            features = method.aligned(image.to(device)).half().cpu()
+            require_finite(features.numpy(), ids[done:])
+            for aligned, body in zip(features, in_body.numpy(), strict=True):
                 id, done = ids[done], done + 1
                 organs = proportions(store.cropped(id, "organs")[0], patch) if store.table.at[id, "has_organs"] else None
                 yield Scene(id, aligned, body, organs)
@@ -195,7 +209,10 @@ def _match(method: torch.nn.Module, scenes: Sequence[Scene], sentences: list[str
     """Maps (S, N) of each scene, and K (S,). One call, since encoding the sentences is what takes the time; a map is patch by patch."""
     with torch.inference_mode():
         similarity, k = method.match(torch.cat([s.aligned for s in scenes]).float().to(device), sentences)
-    return np.split(similarity.float().cpu().numpy(), len(scenes), axis=1), k.cpu().numpy()
+    maps = np.split(similarity.float().cpu().numpy(), len(scenes), axis=1)
+    for scene, found in zip(scenes, maps, strict=True):
+        require_finite(found[None], (scene.id,))
+    return maps, k.cpu().numpy()
 
 
 def _another(id: str, ids: Sequence[str], patients: dict[str, str]) -> str:

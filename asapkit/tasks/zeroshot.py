@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from asapkit import metrics, prompts
 from asapkit.batch import pad, tokenised
-from asapkit.features import batches, patch_of, require_contract, training_rows
+from asapkit.features import batches, patch_of, require_contract, require_finite, require_labels, training_rows
 from asapkit.store import Store
 from asapkit.types import FINDINGS, Refused
 
@@ -86,15 +86,16 @@ def embed(method: nn.Module, store: Store, *, device: str = "cpu", batch_size: i
     """
     _require(method)
     require_contract(method.encoder, store)
-    if missing := [f for f in FINDINGS if f not in store.table]:
-        raise Refused(f"{store.root}: no labels for {', '.join(missing[:3])}; give the dataset's label table, or preprocess with --labels")
+    require_labels(store)
     ids = tuple(store.table.index[~training_rows(store.table)])
     if not ids:
         raise Refused(f"{store.root}: no held-out patients; the column split needs train and valid")
     method, parts = method.to(device).eval(), []
     with torch.inference_mode(), tqdm(total=len(ids), desc="embed", unit="volume", disable=not progress) as bar:
         for image, _ in batches(store, ids, patch=patch_of(method.encoder), batch_size=batch_size):
-            parts.append(method.pair.embed_volume(method.feature(image.to(device))).double().cpu().numpy())
+            found = method.pair.embed_volume(method.feature(image.to(device))).double().cpu().numpy()
+            require_finite(found, ids[sum(map(len, parts)) :])
+            parts.append(found)
             bar.update(len(image))
     return Embedded(ids, np.concatenate(parts))
 
