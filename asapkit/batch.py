@@ -7,19 +7,33 @@ from __future__ import annotations
 
 from functools import cache
 from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from asapkit import ct, organs, reports
-from asapkit.config import Config
+from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
-from asapkit.store import Readable
+from asapkit.store import Layer
 from asapkit.types import FINDINGS, ORGANS, Batch, Refused
 
 AIR = -0.95  # network units (-950 HU for a -1000..1000 window): a patch whose mean lies below is taken for air around the body
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What training reads: a store, or several as one (`sources.Sources`)."""
+
+    root: Path
+    contract: Contract
+    table: pd.DataFrame
+
+    def layer(self, id: str, name: str) -> Layer | None: ...
 
 
 class Items(torch.utils.data.Dataset):

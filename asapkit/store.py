@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -278,17 +277,6 @@ class Layer:
             return read()
         except (RuntimeError, ValueError, OSError) as error:  # blosc2 raises each, according to which byte is wrong
             raise Refused(f"{self.file}: damaged ({preprocess.one_line(error)}); delete it and run the preprocess command again") from error
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """What training reads: a store, or several as one (`sources.Sources`)."""
-
-    root: Path
-    contract: Contract
-    table: pd.DataFrame
-
-    def layer(self, id: str, name: str) -> Layer | None: ...
 
 
 class Store:

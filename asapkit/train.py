@@ -26,13 +26,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from asapkit import checkpoint, sources
-from asapkit.batch import Items, collate
+from asapkit.batch import Items, Readable, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
 from asapkit.optimisers import make_optimizer
 from asapkit.sources import Sources
 from asapkit.status import recorded
-from asapkit.store import Readable
 from asapkit.types import FINDINGS, Batch, Refused
 
 log = logging.getLogger(__name__)
