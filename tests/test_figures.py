@@ -285,7 +285,7 @@ def test_the_left_plane_goes_to_a_truth_that_the_best_patch_misses(body, truth):
     similarity = np.zeros(N)
     similarity[int(np.ravel_multi_index((9, 7, 5), GRID))] = 1
     page = figures.sentence_map(body, similarity, sentence="A.", k=1, truth=truth > 0, spacing_mm=SPACING, patch=PATCH)
-    said = [next(t.get_text() for t in ax.texts if "=" in t.get_text()) for ax in page.axes[:4]]
+    said = [next(t.get_text() for t in ax.texts if "from" in t.get_text()) for ax in page.axes[:4]]
     assert said[0] != said[1] and said[2] != said[3]
     assert all(len(ax.collections) == (n % 2 == 0) for n, ax in enumerate(page.axes[:4])), "outlined left, absent right"
 
