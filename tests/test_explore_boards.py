@@ -30,7 +30,7 @@ def test_attention_is_drawn_on_the_planes_of_the_patch_that_looks():
     query = int(np.ravel_multi_index((3, 1, 2), GRID))
     page = figures.attention(VOLUME, {"a": even(), "b": even(p0=0.5)}, query=query, spacing_mm=SPACING, patch=PATCH)
     planes = [" ".join(text.get_text().split()) for ax in page.axes for text in ax.texts]  # a narrow tile breaks its line
-    assert [t for t in planes if " mm from" in t] == ["axial, 32 mm from I", "coronal, 19 mm from A"] * 2
+    assert [t for t in planes if " mm from" in t] == ["axial, 32 mm from I", "coronal, 19 mm from P"] * 2
     frames = [box for ax in page.axes for box in ax.patches if box.get_edgecolor() == to_rgba(QUERY)]
     assert [(f.get_x(), f.get_y(), f.get_width(), f.get_height()) for f in frames] == [(36, 12, 12, 12), (36, 24, 12, 12)] * 2, "in millimetres"
     assert any("30 times an even share" in t for t in planes)

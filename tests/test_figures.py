@@ -387,3 +387,12 @@ def test_a_chart_of_nothing_says_what_is_missing(name):
 def test_sentence_maps_of_nothing_say_so(body):
     page = figures.sentence_maps(body, [], spacing_mm=SPACING, patch=PATCH)
     assert "No positive sentence" in page.axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_a_position_is_told_from_the_edge_where_the_array_begins(plane, axis):
+    """Arrays are RAS: the first voxels are the patient's left, back and bottom; the page turns two axes round and still says so."""
+    first, last = (planes.Cut(plane, index, (1.0, 2.0, 3.0), (40, 30, 20)) for index in (0, (40, 30, 20)[axis] - 1))
+    begins = {"R": "L", "A": "P", "S": "I"}["RAS"[axis]]
+    assert planes.position(first).endswith(f"from\xa0{begins}")
+    assert float(planes.position(first).split("\xa0")[0]) < float(planes.position(last).split("\xa0")[0])
