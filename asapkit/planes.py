@@ -77,7 +77,7 @@ class Cut:
 
 
 def position(cut: Cut) -> str:
-    """Where the plane lies: millimetres from the array's left, posterior or inferior edge (it is RAS). A picture of a crop knows no patient coordinates."""
+    """Where the plane lies: millimetres from the left, posterior or inferior edge of the array, which is RAS. It knows no patient coordinates."""
     axis = cut.axes[0]
     return f"{(cut.index + 0.5) * cut.spacing_mm[axis]:.0f}\u00a0mm from\u00a0{'LPI'[axis]}"
 
