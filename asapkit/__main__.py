@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import asapkit
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         if options.debug or (isinstance(error, ImportError) and str(error.name).startswith("asapkit")):
             raise
-        print(f"asapkit: {_one_line(error)}", file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(f"asapkit: {_one_line(error)}", file=sys.stderr)  # not on the line of a progress bar
         return UNUSABLE
 
 
@@ -226,8 +228,8 @@ def pretrain(options) -> int:
     from asapkit import estimate as estimating
 
     steps = {} if options.steps is None else {"steps": options.steps}
-    config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings) | steps)
-    held = sources.open(options.stores, shares=_shares(options.share))
+    config, method = parameters.for_recipe(options.recipe, options.scale, _pairs("--set", options.settings) | steps)
+    held = sources.open(options.stores, shares=_pairs("--share", options.share, read=float))
     done, began = checkpoint.steps_done(options.run), time.monotonic()
     history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume, init=options.init)
     seconds = time.monotonic() - began
@@ -262,7 +264,7 @@ def estimate(options) -> int:
     from asapkit import estimate as library
     from asapkit import parameters
 
-    config, method = parameters.for_recipe(options.recipe, options.scale, _settings(options.settings))
+    config, method = parameters.for_recipe(options.recipe, options.scale, _pairs("--set", options.settings))
     how = {"volumes": options.volumes, "epochs": options.epochs, "gpus": options.gpus, "tflops": options.tflops}
     print(library.training(options.recipe, config, options=method, **how))
     return GOOD
@@ -282,7 +284,7 @@ def look(options) -> int:
 def run(options) -> int:
     from asapkit import workflow
 
-    results = workflow.run(options.notebooks, settings=_settings(options.settings), matrix=options.matrix, out=options.out)
+    results = workflow.run(options.notebooks, settings=_pairs("--set", options.settings), matrix=options.matrix, out=options.out)
     failed = [r for r in results if r.status == "failed"]
     print(f"{len(results) - len(failed)} of {len(results)} notebooks in {options.out}")
     _list((" ".join(filter(None, (r.notebook, r.cell))), r.error) for r in failed)
@@ -355,32 +357,21 @@ def _reports(options) -> list[tuple[str, str, str]]:
     return [(s.id, s.findings, s.impression) for s in scans if isinstance(s, Scan)]
 
 
-def _settings(written: Iterable[str]) -> dict[str, str]:
-    """["lr=1e-3"] as {"lr": "1e-3"}. Raises: ValueError for anything else, or a name given twice."""
-    settings = {}
+def _pairs(option: str, written: Iterable[str], *, read: Callable = str) -> dict:
+    """["lr=1e-3"] as {"lr": "1e-3"}, or as {"lr": 0.001} with `read=float`. Raises: ValueError for anything else, or a name given twice."""
+    pairs = {}
     for item in written:
         name, equals, value = item.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--set {item!r} is not of the form NAME=VALUE")
-        if name in settings:
-            raise ValueError(f"--set {name} is given twice")
-        settings[name] = value
-    return settings
-
-
-def _shares(written: Iterable[str]) -> dict[str, float]:
-    """["ct_rate=2"] as {"ct_rate": 2.0}. Raises: ValueError for anything else, or a name given twice."""
-    shares = {}
-    for item in written:
-        name, _, number = item.partition("=")
         try:
-            value = float(number)
+            read_value = read(value)
         except ValueError:
-            raise ValueError(f"--share {item!r} is not of the form NAME=NUMBER") from None
-        if name in shares:
-            raise ValueError(f"--share {name} is given twice")
-        shares[name] = value
-    return shares
+            name = ""
+        if not (name and equals):
+            raise ValueError(f"{option} {item!r} is not of the form NAME={'VALUE' if read is str else 'NUMBER'}")
+        if name in pairs:
+            raise ValueError(f"{option} {name} is given twice")
+        pairs[name] = read_value
+    return pairs
 
 
 def _list(refused: Iterable[tuple[str, str]]) -> None:

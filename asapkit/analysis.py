@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 Grid = tuple[int, int, int]
 SMALLEST = 1e-12  # of s_1: what a log sees in place of a singular value of zero
+FOREGROUNDS = ("body", "component")  # of `pca_maps`
 CLIPPED = (2, 98)  # percentiles of a component that are no and full colour
 STEEP = 1e-6  # of s_1: below it a Gram matrix knows a singular value too badly
 
@@ -140,6 +141,8 @@ def pca_maps(
     Source: the recipe of DINOv2 (ASAP figure 7). Differs: on CT the body is known, so it replaces the first component unless asked for;
     signs come from the scores, so that a rotation of feature space changes nothing.
     """
+    if foreground not in FOREGROUNDS:
+        raise ValueError(f"unknown foreground {foreground!r}; there are {', '.join(FOREGROUNDS)}")
     x = np.concatenate([np.asarray(t, dtype=np.float64) for t in tokens])
     inside = np.concatenate([np.asarray(b, dtype=bool) for b in body])
     if len(x) != len(inside) or len(x) != len(tokens) * int(np.prod(grid)):

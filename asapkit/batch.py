@@ -63,18 +63,21 @@ class Items(torch.utils.data.Dataset):
         return collate([self[id, epoch] for id in ids], max_sentences=self.config.max_sentences)
 
     def voxels(self, id: str, rng: np.random.Generator) -> dict:
-        """Image in [-1, 1] and soft organ proportions of one crop; both get the same crop and padding."""
+        """Image in [-1, 1] and soft proportions of organs and lesions in one crop; all get the same crop and padding."""
         config = self.config
-        lazy, labels = self.store.layer(id, "ct"), self.store.layer(id, "organs")
+        lazy, labels, lesions = (self.store.layer(id, name) for name in ("ct", "organs", "lesions"))
         box = random_box(lazy.shape, config.crop, rng) if self.augment and config.fit == "crop_pad" else tuple(slice(0, n) for n in lazy.shape)
         image = scale_hu(ct.fit(lazy[box], config.crop, fit=config.fit), config.window_hu)
         if self.augment and rng.random() < 0.1:
             image = np.clip(image + np.float32(rng.uniform(-0.1, 0.1)), -1, 1)
         means = patch_means(image, config.patch)
-        share = np.zeros((config.patches, len(ORGANS)), np.float32)
+        share, marked = np.zeros((config.patches, len(ORGANS)), np.float32), np.zeros(config.patches, np.float32)
         if labels is not None:
             share = organs.proportions(ct.fit(labels[box], config.crop, fit=config.fit), config.patch)
-        return {"id": id, "image": image, "in_body": means > AIR, "organs": share, "has_organs": labels is not None}
+        if lesions is not None:
+            marked = patch_means(ct.fit(lesions[box], config.crop, fit=config.fit).astype(np.float32), config.patch)
+        told = {"organs": share, "has_organs": labels is not None, "lesions": marked, "has_lesions": lesions is not None}
+        return {"id": id, "image": image, "in_body": means > AIR} | told
 
     def words(self, id: str, findings: str, impression: str) -> dict:
         """Tokens of the findings with their sentences, and of the whole report. Sentence meanings stay strings until the batch numbers them."""
@@ -120,7 +123,7 @@ def token_ids(sentences: list[str], text_encoder: str) -> list[list[int]]:
 
 def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
     """Pads texts to the longest of the batch; sentences beyond `max_sentences` of a report are left out of the alignment."""
-    stack = {k: torch.from_numpy(np.stack([item[k] for item in items])) for k in ("in_body", "organs", "labels", "patch_order")}
+    stack = {k: torch.from_numpy(np.stack([item[k] for item in items])) for k in ("in_body", "organs", "lesions", "labels", "patch_order")}
     count = min(max((len(item["meanings"]) for item in items), default=0), max_sentences)
     meanings = [np.array([meaning_number(m) for m in item["meanings"]], np.int64) for item in items]
     sentence = pad([item["findings_sentence"] for item in items], fill=-1)
@@ -129,6 +132,7 @@ def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:
         ids=tuple(item["id"] for item in items),
         image=torch.from_numpy(np.stack([item["image"] for item in items]))[:, None],
         has_organs=torch.tensor([item["has_organs"] for item in items]),
+        has_lesions=torch.tensor([item["has_lesions"] for item in items]),
         findings_tokens=pad([item["findings_tokens"] for item in items]),
         findings_real=pad([np.ones(len(item["findings_tokens"]), bool) for item in items]),
         findings_sentence=sentence.masked_fill(sentence >= count, -1),

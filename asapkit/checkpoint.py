@@ -163,6 +163,7 @@ def load_method(run: Path) -> nn.Module:
 
         return released.load(run)
     run = run.parent if run.is_file() else run
+    require_one(run)
     for name in ("config.json", "method.json"):
         if not (run / name).exists():
             raise Refused(f"{run}: no {name}; give a run folder that `pretrain` wrote")
@@ -198,6 +199,14 @@ def load_encoder(source: Path | str) -> nn.Module:
     return _opened(Path(source))[0]
 
 
+def require_one(folder: Path) -> None:
+    """Raises: Refused for a folder that holds runs and is none, naming them."""
+    inside = sorted(f.parent.name for f in folder.glob("*/method.json")) if folder.is_dir() and not is_run(folder) else []
+    if inside:
+        names = ", ".join(inside[:5]) + " ..." * (len(inside) > 5)
+        raise Refused(f"{folder}: holds {len(inside)} run{'s' * (len(inside) > 1)}, {names}; give one of them")
+
+
 def _opened(source: Path) -> tuple[nn.Module, str]:
     """`load_encoder`, and in one line what became of the names of a file that is not a run's folder or an export."""
     from asapkit import hub
@@ -205,6 +214,7 @@ def _opened(source: Path) -> tuple[nn.Module, str]:
 
     if hub.exported(source):
         return hub.load(source if source.is_dir() else source.parent).encoder, ""
+    require_one(source)
     if source.is_dir() and (is_run(source) or (source / "weights.safetensors").exists()):
         return run_encoder(source, read_weights(source), str(source)), ""
     found = reading.load(reading.weights_in(source) if source.is_dir() else source)

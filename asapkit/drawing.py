@@ -47,7 +47,12 @@ SHADE = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.2}  
 
 
 class Picture(Figure):
-    """A Figure that Jupyter shows without pyplot, hence without global state and at the same size everywhere."""
+    """A Figure that Jupyter shows without pyplot, hence without global state and at the same size everywhere. `alt` is what it says to the blind."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        return {"image/png": self._repr_png_()}, {"image/png": {"alt": self.alt}}
 
     def _repr_png_(self) -> bytes:
         return _encoded(_pixels(self, dpi=110))
@@ -109,6 +114,7 @@ def corner(ax: Axes, text: str, *, where: str = "top left") -> None:
 def words(page: Figure, *, title: str = "", caption: str = "", left: float = EDGE) -> None:
     """Title above and caption below the whole picture; long captions wrap at the picture's width."""
     width, height = page.get_size_inches()
+    page.alt = ". ".join(part.rstrip(".") for part in (title, caption) if part)
     if title:
         page.text(left / width, 1 - 0.05 / height, title, fontsize=10, fontweight="bold", ha="left", va="top", color=INK)
     if caption:

@@ -122,6 +122,8 @@ def example(config: Config, *, volumes: int = 1, words: int = 310, findings: int
         in_body=torch.ones(volumes, config.patches, dtype=torch.bool),
         organs=share[..., : len(ORGANS)],
         has_organs=torch.ones(volumes, dtype=torch.bool),
+        lesions=share[..., len(ORGANS)],
+        has_lesions=torch.ones(volumes, dtype=torch.bool),
         labels=torch.randint(0, 2, (volumes, len(FINDINGS)), generator=g).float(),
         findings_tokens=torch.randint(1996, 29000, (volumes, findings), generator=g),
         findings_real=torch.ones(volumes, findings, dtype=torch.bool),

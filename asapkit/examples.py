@@ -86,6 +86,13 @@ def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:
     return {int(b): f"{f}, {s}" if sides and s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
 
 
+def known_findings(store: Store, id: str) -> tuple[str, dict[int, str]]:
+    """The layer that says where a volume's findings lie, and what its bits are: "truth", else the "lesions" that a dataset marked; "" for neither."""
+    if store.table.at[id, "has_truth"]:
+        return "truth", truth_names(store, id)
+    return ("lesions", {0: "lesion"}) if store.table.at[id, "has_lesions"] else ("", {})
+
+
 def origin(store: Store, id: str) -> tuple[Path, dict]:
     """The file that a volume was made of, and what was told of it: slope, intercept, spacing_mm.
 
@@ -155,7 +162,7 @@ def looked_at(encoder, store: Store | Field, id: str, *, patches: Sequence[int])
 
 def of_layer(shares: np.ndarray, layer: int) -> np.ndarray:
     """One layer of `looked_at`, from 0; -1 is the last.  Raises: IndexError saying how many there are."""
-    if not -len(shares) <= layer < len(shares):
+    if layer not in range(-len(shares), len(shares)):
         raise IndexError(f"layer {layer}: there are {len(shares)}, from 0")
     return shares[layer]
 

@@ -133,10 +133,8 @@ def _page(file: Path, page: Page) -> Page:
         page.fault = "not executed yet"
     said = [o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
     page.answer = "" if page.fault or not said else first_sentence(_joined(said[-1]))
-    heading = page.title
-    for cell in cells:
+    for cell, heading in pages.headed(cells, page.title):
         if cell.cell_type == "markdown":
-            heading = next(iter(re.findall(r"^##+\s+(.+)$", cell.source, re.M)), heading)
             page.blocks.append(_markdown(cell.source, beside=file.parent, figures=page.picture is None))
         elif cell.cell_type == "code":
             page.blocks.append(_code(cell, heading))
@@ -214,6 +212,13 @@ def _joined(text) -> str:
     return "".join(text) if isinstance(text, list) else text
 
 
+def _told(output, mime: str) -> str:
+    """The words that a picture brings for those who do not see it."""
+    for key in ("metadata", mime, "alt"):
+        output = output.get(key) if isinstance(output, dict) else None
+    return output if isinstance(output, str) else ""
+
+
 def _picture(data) -> tuple[str, bytes | None]:
     """The kind of picture that an output offers, and its bytes where they are one."""
     mime = next((kind for kind in SHOWN if kind in data), "")
@@ -272,7 +277,7 @@ def _output(output, heading: str) -> str:
             return ""  # a progress bar
         return '<p class="aside">A widget: open the notebook in JupyterLab to use it.</p>'
     if picture:
-        return f'<figure><img src="{data_address(picture)}" alt="{escape(heading)}"></figure>'
+        return f'<figure><img src="{data_address(picture)}" alt="{escape(_told(output, mime) or heading)}"></figure>'
     if mime:
         return f'<p class="fault">Here was a picture that cannot be read ({mime}).</p>'
     if "text/markdown" in data:

@@ -42,7 +42,7 @@ def look(scan: str | Path, *, run: str | Path, sentence: str, out: str | Path, s
     volume = ct.read(Path(scan), slope=slope, intercept=intercept)
     fault, fix = chest.hu_fault(volume.array)
     if fault:
-        raise Refused(f"{Path(scan).name}: {fault}; {fix}")
+        raise Refused(f"{Path(scan).name}: {fault}; {fix} (look takes slope and intercept as options)")
     strange = chest.not_a_chest(chest.survey(volume))
     patch = tuple(c // g for c, g in zip(contract.crop, grid, strict=True))
     seen, shape = field_of_view(volume, contract)

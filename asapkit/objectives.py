@@ -37,15 +37,17 @@ def restored(
 
 
 def organ_proportions(
-    logits: Float[Tensor, "B N O"], share: Float[Tensor, "B N O"], has_organs: Bool[Tensor, " B"], *, reduction: str = "sum"
+    logits: Float[Tensor, "B N O"], share: Float[Tensor, "B N O"], known: Bool[Tensor, "B K"], *, reduction: str = "sum"
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy against the share of each patch that every organ fills (eq. 3): summed over organs, mean over patches and volumes.
 
+    known: organs of which a volume has masks (K = O, or 1 for all); others count for nothing, and so do volumes without any.
     reduction="mean": also averaged over organs, as released.
     """
-    loss = F.binary_cross_entropy_with_logits(logits.float(), share, reduction="none").mean(1)
-    loss = loss.sum(-1) if reduction == "sum" else loss.mean(-1)
-    return (loss * has_organs).sum() / has_organs.sum().clamp(min=1)
+    known = known.expand(-1, logits.shape[-1])
+    loss = (F.binary_cross_entropy_with_logits(logits.float(), share, reduction="none").mean(1) * known).sum(-1)
+    loss = loss if reduction == "sum" else loss / known.sum(-1).clamp(min=1)
+    return loss.sum() / known.any(-1).sum().clamp(min=1)
 
 
 def cosine(a: Float[Tensor, "*L E"], b: Float[Tensor, "*L E"]) -> Float[Tensor, "*L"]:

@@ -58,6 +58,26 @@ def read(path: Path | str, like: Volume, *, labels: dict[int, str] | None = None
     return placed
 
 
+def marked(path: Path | str, like: Volume) -> np.ndarray:
+    """Lesions (X, Y, Z) uint8 on the grid of `like`: 1 wherever a mask is not 0, whatever its names. A file, or a folder of files; may be empty.
+
+    Raises: Refused when a folder holds no mask, or when no marked voxel lies in the CT.
+    """
+    path = Path(path)
+    files = sorted(f for f in path.iterdir() if f.name.endswith(ENDINGS)) if path.is_dir() else [path]
+    if not files:
+        raise Refused(f"{path.name}: no mask in this folder; give a mask, or a folder of masks ({', '.join(ENDINGS)})")
+    placed, anything = np.zeros(like.array.shape, np.uint8), False
+    for file in files:
+        mask, _ = _load(file)
+        mask = mask.with_array((mask.array > 0).astype(np.uint8))
+        placed |= _place(mask, like)
+        anything |= bool(mask.array.any())
+    if anything and not placed.any():
+        raise Refused(_elsewhere(path.name, mask, like))
+    return placed
+
+
 def _load(file: Path) -> tuple[Volume, dict[int, str]]:
     """A mask in RAS+ with non-negative integers, and the label names of its header."""
     raw = formats.load(file)

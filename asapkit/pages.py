@@ -160,6 +160,14 @@ def sanitised(html: str) -> str:
     return (f"<style>{rules}</style>" if rules else "") + body
 
 
+def headed(cells, title: str) -> Iterator[tuple]:
+    """Every cell of a notebook with the last heading below the title that stands above it, or the title: what a picture without words is called."""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            title = next(iter(re.findall(r"^##+\s+(.+)$", cell.source, re.M)), title)
+        yield cell, title
+
+
 def rendered(text: str) -> str:
     """Markdown as HTML that may stand in a page."""
     from nbconvert.filters import markdown2html

@@ -174,7 +174,8 @@ def make_batch(inputs: Mapping, outputs: Mapping, *, patch: tuple[int, int, int]
     tokens = {name: torch.from_numpy(inputs[name]).long() for name in ("ids_f", "ids")}
     return Batch(
         ids=tuple(map(str, range(n))), image=image, patch_order=torch.from_numpy(inputs["masking_noise"]), in_body=torch.ones(n, patches, dtype=bool),
-        organs=organs, has_organs=torch.ones(n, dtype=bool), labels=-torch.ones(n, len(FINDINGS)), findings_tokens=tokens["ids_f"],
+        organs=organs, has_organs=torch.ones(n, dtype=bool), lesions=torch.zeros(n, patches), has_lesions=torch.zeros(n, dtype=bool),
+        labels=-torch.ones(n, len(FINDINGS)), findings_tokens=tokens["ids_f"],
         findings_real=torch.from_numpy(inputs["attention_mask_f"]).bool(), findings_sentence=sentence, sentence_real=real,
         sentence_meaning=torch.arange(slots).expand(n, -1), sentence_positive=real, sentence_organs=torch.ones(n, slots, 9, dtype=bool),
         report_tokens=tokens["ids"], report_real=torch.from_numpy(inputs["attention_mask"]).bool(),

@@ -245,7 +245,7 @@ def _similarity_bar(page: Picture, beside: Axes) -> None:
     bar = page.colorbar(ScalarMappable(Normalize(0, 1), SPOT), cax=place, ticks=[])
     bar.outline.set_linewidth(0.4)
     for y, text, up in ((1.03, "highest", "bottom"), (-0.03, "median", "top")):
-        place.text(0.5, y, text, fontsize=6.5, color=GREY, ha="center", va=up, transform=place.transAxes)
+        place.text(0, y, text, fontsize=6.5, color=GREY, ha="left", va=up, transform=place.transAxes)
     place.text(1.5, 0.5, "similarity", fontsize=7, rotation=90, ha="left", va="center", transform=place.transAxes)
 
 

@@ -1,7 +1,7 @@
 """What preprocessing writes and everything else reads: volumes in HU, organs, one table of volumes, what was refused, the contract.
 
     <store>/preprocess.json                       contract, its hash, layer codecs, library versions
-    <store>/{ct,organs,truth}/<id>.b2nd           int16 HU, uint8 organ labels, uint32 truth bits: full field at the contract's spacing
+    <store>/{ct,organs,lesions,truth}/<id>.b2nd   int16 HU, uint8 labels, uint8 marks, uint32 truth bits: full field at the contract's spacing
     <store>/records/<id>.json                     what was written for a volume; written last, so a volume is there whole or not at all
     <store>/{volumes,refused}.parquet             one row per volume; one row per refused scan with its reason
     <store>/{instances,sentences}.parquet         the phantom's truth in words, where the dataset has it
@@ -284,7 +284,7 @@ class Store:
 
     def __init__(self, root: Path, declared: dict):
         self.root, self.scale, self.contract = root, declared["scale"], _contract(declared)
-        self.table: pd.DataFrame = tables.read(root, "volumes").set_index("id")
+        self.table: pd.DataFrame = tables.volumes(root)
         self.refused: pd.DataFrame = tables.read(root, "refused")
         self.ids: list[str] = self.table.index.to_list()
 
@@ -336,6 +336,10 @@ class Store:
     def organs(self, id: str) -> np.ndarray | None:
         """uint8 (X, Y, Z): 0 background, else index in ORGANS + 1."""
         return self._read(id, "organs")
+
+    def lesions(self, id: str) -> np.ndarray | None:
+        """uint8 (X, Y, Z): 1 where the dataset marks a lesion."""
+        return self._read(id, "lesions")
 
     def truth(self, id: str) -> np.ndarray | None:
         """Phantom: uint32 (X, Y, Z), one bit per finding instance. For metrics and viewers, never for a Batch."""

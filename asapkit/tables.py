@@ -47,6 +47,12 @@ def read(root: Path, name: str) -> pd.DataFrame | None:
         raise Refused(f"{file}: cannot be read ({preprocess.one_line(error)[:120]}); delete it and run preprocess again, voxels are kept") from error
 
 
+def volumes(root: Path) -> pd.DataFrame:
+    """The table of volumes by id. Of a store that was made before a layer was known, no volume has it."""
+    table = read(root, "volumes").set_index("id")
+    return table.assign(**{f"has_{name}": False for name in LAYERS if name != "ct" and f"has_{name}" not in table})
+
+
 def _save(root: Path, name: str, table: pd.DataFrame) -> None:
     import io
 

@@ -81,9 +81,8 @@ def pretrain(
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
     lead = accelerator.is_main_process
-    tracker = make_tracker(run) if lead else None
     bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
-    with recorded(run, start=start, steps=config.steps, lead=lead) as record:
+    with bar, tracking(run) if lead else nullcontext() as tracker, recorded(run, start=start, steps=config.steps, lead=lead) as record:
         for step, micro in zip(range(start, config.steps), stream, strict=False):
             set_rate(optimizer, config, step)
             row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
@@ -94,15 +93,13 @@ def pretrain(
             if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
                 checkpoint.save(method, run, optimizer=optimizer, history=history)
             record.beat(step + 1)
-    bar.close()
-    if tracker:
-        tracker.close()
     accelerator.wait_for_everyone()
     return pd.DataFrame(history)
 
 
 SUPERVISION = {
     "organs": ("organ masks", lambda table: table["has_organs"].any(), "give organs to preprocess"),
+    "lesions": ("lesion masks", lambda table: table["has_lesions"].any(), "give lesions to preprocess"),
     "labels": ("labels of findings", lambda table: (table[list(FINDINGS)] >= 0).any(axis=None), "give the labels to preprocess"),
 }
 """What a method's `needs` may name: its words, whether a table of volumes has it for any of them, how to get it."""
@@ -364,7 +361,7 @@ def track(tracker, row: dict[str, float]) -> None:
             tracker.add_scalar(name, value, row["step"])
 
 
-def make_tracker(run: Path):
+def tracking(run: Path):
     """TensorBoard event files inside the run folder: read offline, sent nowhere."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -52,6 +52,7 @@ class Scan:
     split: str = "train"
     labels: dict[str, int] = field(default_factory=dict)
     organs: Path | None = None  # multi-label file, or a folder of one mask file per organ
+    lesions: Path | None = None  # a mask that a dataset brings, or a folder of them: what is not 0 is lesion
     truth: Path | None = None  # phantom only: uint32, one bit per finding instance; never enters a Batch
     slope: float | None = None  # rescale slope / intercept from a metadata table, to be applied because the file holds stored values
     intercept: float | None = None
@@ -98,6 +99,8 @@ class Batch:
     in_body: Bool[Tensor, "B N"]  # patches that hold some of the body, not only air around it
     organs: Float[Tensor, "B N O"]  # share of a patch's voxels in each organ, [0, 1]
     has_organs: Bool[Tensor, " B"]
+    lesions: Float[Tensor, "B N"]  # share of a patch's voxels that a dataset marked as lesion
+    has_lesions: Bool[Tensor, " B"]
     labels: Float[Tensor, "B F"]  # 1 present, 0 absent, -1 unknown, `FINDINGS` order
     findings_tokens: Int[Tensor, "B T"]
     findings_real: Bool[Tensor, "B T"]  # not padding

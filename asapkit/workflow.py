@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from asapkit import parameters
+from asapkit.pages import headed
 from asapkit.parameters import check as check  # notebooks say workflow.check(globals())
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = "{% extends 'lab/index.html.j2' %}" + "".join(
     f"{{% block {name} %}}{{% endblock %}}"
     for name in ("html_head_js_requirejs", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
-)
-"""JupyterLab's page without the scripts that it would fetch from elsewhere."""
+) + """{% block data_png scoped %}<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}" alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}">
+</div>{% endblock data_png %}"""  # fmt: skip
+"""JupyterLab's page without the scripts that it would fetch from elsewhere, and with words for those who do not see its pictures."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,12 @@ def export_html(notebook: Path, *, pictures_from: Path) -> Path:
     from nbconvert import HTMLExporter
 
     node = nbformat.read(notebook, as_version=4)
-    for cell in node.cells:
+    for cell, heading in headed(node.cells, notebook.stem):
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.metadata.setdefault("image/png", {}).setdefault("alt", heading)
         elif cell.cell_type == "markdown":
             _attach_pictures(cell, pictures_from)
     html, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(node, {"metadata": {"name": notebook.stem}})

@@ -144,7 +144,7 @@ def losses(models: Models, count: int) -> list[Row]:
         x, y = some.requires_grad_(), logits.requires_grad_()
         target = patches_at(batch.image, config.patch, hidden)
         loss = objectives.restored(x, target, patches=config.patches)
-        (loss + objectives.organ_proportions(y, batch.organs, batch.has_organs)).backward()
+        (loss + objectives.organ_proportions(y, batch.organs, batch.has_organs[:, None])).backward()
 
     t = rounds({"released": released, "ours": in_patches}, count=count)
     return [compared("MIM + organ losses in patch space", t["released"], t["ours"], at_least=4)]

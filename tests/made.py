@@ -25,6 +25,8 @@ def made_batch(config: Config, *, volumes: int = 3, sentences: int = 4, seed: in
         in_body=torch.rand(volumes, config.patches, generator=g) > 0.2,
         organs=organs / organs.sum(-1, keepdim=True).clamp(min=1),
         has_organs=torch.ones(volumes, dtype=torch.bool),
+        lesions=torch.rand(volumes, config.patches, generator=torch.Generator().manual_seed(seed + 1)).pow(4),
+        has_lesions=torch.ones(volumes, dtype=torch.bool),
         labels=torch.randint(0, 2, (volumes, len(FINDINGS)), generator=g).float(),
         findings_tokens=words,
         findings_real=torch.ones(volumes, tokens, dtype=torch.bool),

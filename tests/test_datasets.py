@@ -229,3 +229,9 @@ def test_a_csv_of_another_encoding_and_a_split_of_another_name_are_named(tmp_pat
     (tmp_path / "scans.csv").write_text("path,findings,split\na.nii.gz,Nodule.,banana\n")
     (found,) = folder.scans(tmp_path)
     assert "split 'banana'; there are train, valid, test" in found.reason
+
+
+def test_a_scan_in_place_of_a_csv_is_named(tmp_path):
+    volume(tmp_path / "a.nii.gz")
+    with pytest.raises(Refused, match=r"a.nii.gz: is a scan; give a csv that names it"):
+        list(folder.scans(tmp_path / "a.nii.gz"))

@@ -250,9 +250,12 @@ def test_nothing_to_show_is_said_in_one_line(store, methods):
         (lambda: explore.encoder_view({}, store), "no run is given"),
         (lambda: explore.encoder_view(methods, store, ids=["nobody"]), "nobody: not in store"),
         (lambda: explore.compare_view({}, store, ids=store.ids[:1], sentence="a nodule"), "nothing to compare"),
-        (lambda: explore.scan_view(store, store.ids[0], at_mm=(float("nan"), 0, 0)), "give three numbers"),
+        *((lambda at=at: explore.scan_view(store, store.ids[0], at_mm=at), "give three numbers") for at in ((float("nan"), 0, 0), (0, 0), "x", 3.0)),
+        (lambda: explore.pca_view({"a": encoder}, store, store.ids[0], foreground="x"), "unknown foreground 'x'; there are body, component"),
+        (lambda: explore.attention_view({"a": encoder}, store, store.ids[0], head="max"), "head max: a has 4, from 0; or 'mean'"),
+        (lambda: explore.attention_view({"a": encoder}, store, store.ids[0], patch=10**6), "patch 1000000"),
     ):
-        with pytest.raises(Refused, match=why):
+        with pytest.raises((ValueError, LookupError), match=why):
             asked()
 
 

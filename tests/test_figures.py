@@ -245,8 +245,12 @@ def test_the_callers_settings_neither_matter_nor_change(body):
         assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_jupyter_shows_a_figure_without_pyplot(body):
-    assert figures.slices(body, spacing_mm=SPACING)._repr_png_().startswith(b"\x89PNG")
+def test_jupyter_shows_a_figure_without_pyplot_and_with_words_for_the_blind(body):
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, told = DisplayFormatter().format(figures.slices(body, spacing_mm=SPACING, title="A scan", caption="In three planes."))
+    assert shown["image/png"].startswith(b"\x89PNG") and "text/plain" in shown
+    assert told["image/png"] == {"alt": "A scan. In three planes"}
 
 
 def test_encoders_keep_their_colours_and_no_two_share_one():

@@ -147,6 +147,14 @@ def test_a_widget_is_named_and_its_static_twin_preferred(tmp_path):
     assert page.count("open the notebook in JupyterLab") == 1 and page.count("<img") == 1 and "plotly" not in page
 
 
+def test_a_picture_brings_its_words_or_is_called_by_the_heading_above_it(tmp_path):
+    told = ({"image/png": {"alt": "Ranks <of> two"}}, {}, {"image/png": 7}, {"image/png": {"alt": ["a"]}})
+    outputs = [new_output("display_data", data={"image/png": png()}, metadata=one) for one in told]
+    notebook(tmp_path / "build", "10_a", new_markdown_cell("# A?"), new_markdown_cell("## Ranks"), new_code_cell("w", outputs=outputs))
+    page = (gallery.make(tmp_path / "build", out=tmp_path / "site").parent / "10_a.html").read_text(encoding="utf-8")
+    assert Reader(page).alts == ["Ranks <of> two", "Ranks", "Ranks", "Ranks"]
+
+
 def test_the_committed_figure_stands_in_where_a_notebook_has_no_picture(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "10_a.png").write_bytes(base64.b64decode(png()))

@@ -25,7 +25,7 @@ DATA = {
 }  # fmt: skip
 NETS = {
     "stem", "slices", "vit3d", "rotary", "stages", "swin", "resnet", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",
-    "selection", "alignment", "objectives", "ontology", "metrics", "analysis", "dependence",
+    "selection", "alignment", "objectives", "ontology", "anatomy", "metrics", "analysis", "dependence",
 }  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}

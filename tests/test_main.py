@@ -68,6 +68,8 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
         (["pretrain", "absent", "run", "--set", "lr=fast"], "lr must be float, not 'fast'"),
         (["pretrain", "absent", "run", "--set", "lr"], "--set 'lr' is not of the form NAME=VALUE"),
         (["pretrain", "absent", "run", "--set", "lr=1", "--set", "lr=2"], "--set lr is given twice"),
+        (["pretrain", "absent", "run", "--share", "one=much"], "--share 'one=much' is not of the form NAME=NUMBER"),
+        (["pretrain", "absent", "run", "--share", "one"], "--share 'one' is not of the form NAME=NUMBER"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", "Nodule.", "out"], "absent"),
         (["look", "absent.nii.gz", "--run", "absent", "--sentence", " ", "out"], "the sentence is empty"),
         (["estimate", "--volumes", "0", "--epochs", "1"], "volumes 0: give a number above 0"),
@@ -97,6 +99,19 @@ def test_what_cannot_be_used_is_exit_code_1_in_one_line(arguments, message, tmp_
     assert main(arguments) == 1
     assert message in said(capsys)
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_an_error_is_said_on_a_line_of_its_own(monkeypatch, capsys):
+    from tqdm import tqdm
+
+    def fail(*_, **__):
+        bar = tqdm(total=3, desc="half way")
+        bar.update()
+        raise ValueError("no")
+
+    monkeypatch.setattr("asapkit.evidence.demo", fail)
+    assert main(["demo"]) == 1
+    assert re.search(r"[\r\n]asapkit: no\n", capsys.readouterr().err)
 
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_normalised_pixels_do_not_depend_on_a_patch_offset_or_gain():
 
 def test_organ_proportions_against_a_loop_over_volumes_patches_and_organs():
     logits, share = rand(3, 4, 9), torch.rand(3, 4, 9, generator=torch.Generator().manual_seed(2))
-    has = torch.tensor([True, False, True])
+    has = torch.tensor([True, False, True])[:, None]
     total = 0.0
     for b in (0, 2):
         for n in range(4):
@@ -60,6 +60,16 @@ def test_organ_proportions_against_a_loop_over_volumes_patches_and_organs():
     assert objectives.organ_proportions(logits, share, has).item() == pytest.approx(total / (2 * 4), rel=1e-5)
     mean = objectives.organ_proportions(logits, share, has, reduction="mean").item()
     assert mean == pytest.approx(total / (2 * 4 * 9), rel=1e-5)
+
+
+def test_a_class_counts_only_where_its_masks_are_known():
+    logits, share = rand(3, 4, 2), torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(2))
+    known = torch.tensor([[True, True], [False, True], [False, False]])
+    each = torch.nn.functional.binary_cross_entropy(logits.sigmoid(), share, reduction="none").mean(1)
+    assert objectives.organ_proportions(logits, share, known).item() == pytest.approx(float(each[0].sum() + each[1, 1]) / 2, rel=1e-5)
+    mean = objectives.organ_proportions(logits, share, known, reduction="mean").item()
+    assert mean == pytest.approx(float(each[0].mean() + each[1, 1]) / 2, rel=1e-5)
+    assert objectives.organ_proportions(logits, share, torch.zeros(3, 1, dtype=bool)).item() == 0
 
 
 def align_by_loop(sentence, evidence, real, meaning, tau, *, pad_columns, mean):

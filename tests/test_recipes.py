@@ -34,8 +34,8 @@ def test_losses_are_finite_scalars_named_as_the_weights(recipe):
 
 ASAP = [
     {}, {"align_over": "batch"}, {"align_over": "batch", "align_from": "stem", "organ_gate": True, "encode": "sentence"}, {"align_from": "early"},
-    {"selector": "soft_topk"}, {"fusion": "paper"}, {"organ_groups": "grouped"}, {"organ_targets": "one_hot"}, {"organ_layer": -1},
-    {"fidelity": "official"}, {"restore": 1, "align_over": "batch"},
+    {"selector": "soft_topk"}, {"fusion": "paper"}, {"organ_classes": "grouped"}, {"organ_targets": "one_hot"}, {"organ_layer": -1},
+    {"fidelity": "official"}, {"restore": 1, "align_over": "batch"}, {"organ_classes": "heart+aorta,esophagus,lesion"}, {"organ_classes": "lesion"},
     {"restore": 1, "align_over": "batch", "align_from": "stem", "align_only": "positive"},
     {"restore": 2, "align_over": "batch", "align_from": "stem", "align_on": "all", "organ_gate": True}, {"align_from": "stem", "align_on": "all"},
     {"restore": 2, "align_over": "batch", "align_from": "stem_and_last", "align_on": "all", "organ_gate": True}, {"align_from": "stem_and_last"},

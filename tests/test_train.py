@@ -213,6 +213,9 @@ def test_a_run_round_trips_and_refuses_other_settings(toy_store, tmp_path):
     encoder, method = checkpoint.load_encoder(run), checkpoint.load_method(run)
     image = made_batch(TOY).image
     assert torch.equal(encoder.tokens(image), method.encoder.tokens(image))
+    for load in (checkpoint.load_encoder, checkpoint.load_method):
+        with pytest.raises(Refused, match="holds 1 run, run; give one of them"):
+            load(tmp_path)
     with pytest.raises(Refused, match="holds a run already"):
         train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=2), progress=False)
     with pytest.raises(Refused, match="other settings"):
@@ -348,6 +351,7 @@ def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_s
         ("fvlm", {}, ["has_organs"], "recipe fvlm needs organ masks; .* has none for any training volume: give organs to preprocess"),
         ("visd_boost", {}, ["has_organs"], "recipe visd_boost needs organ masks"),
         ("asap", {}, ["has_organs"], "recipe asap needs organ masks.*or train without: aki=false"),
+        ("asap", {"organ_classes": "heart,lesion"}, [], "recipe asap needs lesion masks.*: give lesions to preprocess"),
         ("asap", {"aki": False}, ["has_organs"], ""), ("ct_clip", {}, ["has_organs", *FINDINGS], ""),
         ("merlin", {}, list(FINDINGS), "recipe merlin needs labels of findings; .*: give the labels to preprocess"),
         ("supervised", {}, list(FINDINGS), "recipe supervised needs labels"), ("supervised", {}, list(FINDINGS[1:]), ""),

@@ -174,13 +174,16 @@ def test_a_page_holds_its_pictures_and_asks_for_nothing_else(tmp_path, root):
         nbformat.v4.new_output("display_data", {"text/plain": text} | more) for text, more in (("a number", {}), ("a widget", {workflow.WIDGET: {}}))
     ]
     node.cells = [nbformat.v4.new_markdown_cell(f"![one](../figures/{picture.name}) ![two](../figures/none.png)")]
-    node.cells += [nbformat.v4.new_code_cell("1", outputs=shown)]
+    pixel = {"image/png": b64encode(picture.read_bytes()[:90]).decode()}
+    shown += [nbformat.v4.new_output("display_data", pixel, metadata=told) for told in ({"image/png": {"alt": "what is <seen>"}}, {})]
+    node.cells += [nbformat.v4.new_markdown_cell("## What is asked"), nbformat.v4.new_code_cell("1", outputs=shown)]
     nbformat.write(node, tmp_path / "10_ask.ipynb")
     page = workflow.export_html(tmp_path / "10_ask.ipynb", pictures_from=root / "notebooks").read_text(encoding="utf-8")
     assert b64encode(picture.read_bytes()).decode() in page
     assert "../figures/none.png" in page, "what is not there stays a link"
     assert "a number" in page
     assert "a widget" not in page
+    assert 'alt="what is &lt;seen&gt;"' in page and 'alt="What is asked"' in page
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=[\"'](https?:)?//", page)
     assert "cdnjs" not in page and "unpkg" not in page
 

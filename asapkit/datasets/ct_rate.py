@@ -5,7 +5,8 @@
     train_reports.csv, validation_reports.csv                 VolumeName, Findings_EN, Impressions_EN ...
     train_predicted_labels.csv, valid_predicted_labels.csv    VolumeName and 18 columns of 0 / 1
     train_metadata.csv, validation_metadata.csv               VolumeName, XYSpacing, ZSpacing, RescaleSlope, RescaleIntercept ...
-    organs/<id>.nii.gz, truth/<id>.nii.gz, outcomes.csv       optional layers: organ masks; what a synthetic cohort knows; survival
+    organs/<id>.nii.gz, lesions/<id>.nii.gz, outcomes.csv     optional: masks of organs and of lesions; survival
+    truth/<id>.nii.gz                                         what a synthetic cohort knows
 
 Tables are looked for in the root and one or two folders below it, whichever the download kept (`radiology_text_reports/` ...).
 The `_fixed` volumes hold HU and a true header, so slope and intercept of the tables belong only to the others.
@@ -29,7 +30,7 @@ NAME = re.compile(r"^((train|valid)_\d+)_([a-z]+)_(\d+)$")
 SPLITS = {"train": ("train",), "valid": ("validation", "valid")}  # file spellings
 EXTRA = {"kernel": "ConvolutionKernel", "scanner": "ManufacturerModelName"}  # our column: the metadata table's
 REPEATED = "repeated in"  # what a row is marked with whose volume has another row, that says otherwise, in the same table
-SKIPPED = {"organs", "truth", "qa"}  # layers, not volumes
+SKIPPED = {"organs", "lesions", "truth", "qa"}  # layers, not volumes
 
 
 def scans(root: Path) -> Iterator[Scan | Unusable]:
@@ -178,11 +179,11 @@ def _scan(id: str, path: Path, root: Path, tables: dict, outcomes: dict) -> Scan
     report, meta = tables["reports"][id], tables["metadata"].get(id, {})
     fixed = _is_fixed(path, root)
     extra = {key: _value(meta[column]) for key, column in EXTRA.items() if meta.get(column)}
-    layers = {layer: file if (file := root / layer / f"{id}.nii.gz").exists() else None for layer in ("organs", "truth")}
+    layers = {layer: file if (file := root / layer / f"{id}.nii.gz").exists() else None for layer in ("organs", "lesions", "truth")}
     return Scan(
         id, patient, study, path,
         findings=_text(report.get("Findings_EN")), impression=_text(report.get("Impressions_EN")), split=split,
-        labels=_labels(tables["predicted_labels"].get(id, {})), organs=layers["organs"], truth=layers["truth"],
+        labels=_labels(tables["predicted_labels"].get(id, {})), **layers,
         slope=None if fixed else _number(meta, "RescaleSlope"), intercept=None if fixed else _number(meta, "RescaleIntercept"),
         spacing_mm=_spacing(meta), extra=extra | outcomes.get(patient, {}) | outcomes.get(study, {}),
     )  # fmt: skip

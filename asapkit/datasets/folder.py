@@ -2,7 +2,8 @@
 
     path, findings, impression      path: NIfTI, NRRD, MetaImage, DICOM folder or zip (`case.zip#B40f` names a series); at least one text
     id, patient, study, split       optional; id defaults to the file's name, patient and study to the id, split to "train"
-    organs, slope, intercept        optional; masks (file or folder), rescale values for files that hold stored values
+    organs, lesions                 optional; masks (file or folder): organs by name, lesions wherever they are not 0
+    slope, intercept                optional; rescale values for files that hold stored values
     any of the 18 finding names     optional; 1 present, 0 absent, -1 or empty unknown
     extra:<name>                    optional; further columns kept with the volume (extra:time_days, extra:event)
 
@@ -19,7 +20,7 @@ from asapkit import formats
 from asapkit.datasets import Unusable
 from asapkit.types import FINDINGS, Refused, Scan
 
-COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "slope", "intercept")
+COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "lesions", "slope", "intercept")
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip", ".dcm")
 EMPTY = ("", "nan", "none", "not given")
 SPLITS = ("", "train", "valid", "test")
@@ -36,6 +37,8 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
     file = file / "scans.csv" if file.is_dir() else file
     if not file.exists():
         raise Refused(f"{file.name}: no such csv; write one with the columns path, findings, impression")
+    if file.name.lower().endswith(ENDINGS):
+        raise Refused(f"{file.name}: is a scan; give a csv that names it, with the columns path, findings, impression")
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, restkey=TOO_MANY, strict=True)
@@ -96,8 +99,9 @@ def _problem(folder: Path, row: dict[str, str], id: str, seen: set[str]) -> str:
         return f"{row['path']}: no such volume (a report without a volume); fetch it or drop the row"
     if all(row.get(key, "").lower().rstrip(". ") in EMPTY for key in ("findings", "impression")):
         return f"{id}: the report is empty (a volume without a report); fill findings or impression, or drop the row"
-    if row.get("organs") and not (folder / row["organs"]).exists():
-        return f"{row['organs']}: no such organ masks; correct the path or leave the field empty"
+    for key, words in (("organs", "organ masks"), ("lesions", "lesion masks")):
+        if row.get(key) and not (folder / row[key]).exists():
+            return f"{row[key]}: no such {words}; correct the path or leave the field empty"
     for name in FINDINGS:
         if row.get(name, "").lower().removesuffix(".0") not in KNOWN:
             return f"{name} is {row[name]!r}; labels are 1, 0, or -1 / empty for unknown"
@@ -125,6 +129,6 @@ def _scan(folder: Path, row: dict[str, str], id: str, path: Path) -> Scan:
         id, patient, row.get("study") or (id if not row.get("patient") else f"{patient}_{id}"), path,
         findings=text("findings"), impression=text("impression"), split=row.get("split") or "train",
         labels={name: KNOWN[row[name].lower().removesuffix(".0")] for name in FINDINGS if name in row},
-        organs=folder / row["organs"] if row.get("organs") else None,
+        **{key: folder / row[key] for key in ("organs", "lesions") if row.get(key)},
         slope=_number(row.get("slope")), intercept=_number(row.get("intercept")), extra=extra,
     )  # fmt: skip

@@ -90,9 +90,9 @@ def attention_view(
         require_contract(encoder_of(method), store)
         known = (made or {}).get(name)
         heads = examples.of_layer(examples.looked_at(encoder_of(method), store, id, patches=[patch]) if known is None else known, layer)[:, 0]
-        if head != MEAN and not 0 <= int(head) < len(heads):
+        if head != MEAN and head not in range(len(heads)):
             raise IndexError(f"head {head}: {name} has {len(heads)}, from 0; or {MEAN!r}")
-        shares[name] = heads.mean(0) if head == MEAN else heads[int(head)]
+        shares[name] = heads.mean(0) if head == MEAN else heads[head]
     which = "mean of the heads" if head == MEAN else f"head {head}"
     said = f"Patch {patch}, {'last layer' if layer == -1 else f'layer {layer}'}, {which}. Frame: the patch that looks; dot: the one looked at most."
     told = {"query": patch, "spacing_mm": store.contract.spacing_mm, "patch": size, "window": window}
@@ -179,7 +179,7 @@ def _controls(methods: Mapping, ids: Sequence[str]) -> dict:
         "runs": ipywidgets.SelectMultiple(options=list(methods), value=tuple(methods), description="runs", rows=min(5, len(methods))),
         "window": ipywidgets.ToggleButtons(options=list(WINDOWS), description="window"),
         "one basis": ipywidgets.Checkbox(value=False, description=f"one basis for all {len(ids)} volumes"),
-        "front": ipywidgets.Dropdown(options=["body", "component"], description="foreground"),
+        "front": ipywidgets.Dropdown(options=list(analysis.FOREGROUNDS), description="foreground"),
         **sliders,
         "layer": ipywidgets.IntSlider(min=0, max=depth - 1, value=depth - 1, description="layer"),
         "head": ipywidgets.Dropdown(options=[MEAN, *range(heads)], description="head"),

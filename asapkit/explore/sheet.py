@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from asapkit.drawing import ORGANS, TRUTH
-from asapkit.examples import truth_names
+from asapkit.examples import known_findings
 from asapkit.explore import layers
 from asapkit.planes import PLANES, WINDOWS, Cut, cuts, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
@@ -42,9 +42,13 @@ class Crop:
 
     def voxel(self, mm) -> tuple[int, int, int]:
         """The voxel at world RAS millimetres, the nearest one where that lies outside the crop."""
-        if not np.isfinite(np.asarray(mm, float)).all():
-            raise Refused(f"position {tuple(mm)} mm: give three numbers")
-        found = np.linalg.solve(self.affine[:3, :3], np.asarray(mm, float) - self.affine[:3, 3])
+        try:
+            at = np.asarray(mm, float)
+        except (TypeError, ValueError):
+            at = np.empty(0)
+        if at.shape != (3,) or not np.isfinite(at).all():
+            raise Refused(f"position {mm} mm: give three numbers, x y z")
+        found = np.linalg.solve(self.affine[:3, :3], at - self.affine[:3, 3])
         return tuple(int(v) for v in np.clip(np.rint(found), 0, np.array(self.volume.shape) - 1))
 
     def told(self, voxel) -> str:
@@ -56,9 +60,10 @@ class Crop:
 def crop_of(store, id: str) -> Crop:
     """Raises: Refused for a volume that the store does not hold."""
     volume, affine = store.cropped(id)
-    has = store.table.loc[id]
-    organs, truth = (store.cropped(id, layer)[0] if has[f"has_{layer}"] else None for layer in ("organs", "truth"))
-    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, truth, truth_names(store, id))
+    known, names = known_findings(store, id)
+    organs = store.cropped(id, "organs")[0] if store.table.at[id, "has_organs"] else None
+    truth = store.cropped(id, known)[0].astype(np.uint32, copy=False) if known else None
+    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, truth, names)
 
 
 class Look(NamedTuple):

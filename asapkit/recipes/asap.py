@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from asapkit import objectives
+from asapkit import anatomy, objectives
 from asapkit.alignment import Alignment
 from asapkit.blanks import ReportDecoder
 from asapkit.config import Config
 from asapkit.language import TextEncoder
 from asapkit.masking import hidden_indices, visible_of
 from asapkit.pairing import alone
-from asapkit.types import ORGANS, Batch, Losses
+from asapkit.types import Batch, Losses
 from asapkit.vit3d import Decoder, Encoder, patches_at, take
 
 WEIGHTS = {"reconstruct": 1.0, "organs": 1.0, "align": 1.0, "words": 1.0}
@@ -30,15 +30,14 @@ OFFICIAL = CORRECT | {
     "reconstruct_on": "all", "words_on": "all", "text_dropout": True, "pad_columns": True, "align_mean": "batch", "f_sim": "all_slots",
     "organ_reduction": "mean", "organ_background": True, "selector": "frozen",
 }  # fmt: skip
-ORGAN_GROUPS = ((0, 1), (2, 3, 4), (5, 6), (7,), (8,))
-"""Table IX, grouped organs: left lung, right lung, heart, esophagus, aorta (indices into `ORGANS`)."""
 
 
 class Method(nn.Module):
     """ASAP and its ablations.
 
     aki, ssa, slf, gf: the four parts of Table VIII.   align_over ... align_positions, temperature, prior: see `Alignment`.
-    selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_groups (nine | grouped): Table IX.
+    selector, fixed_k, top_k "all patches": Table X.   organ_layer, organ_targets (soft | one_hot), organ_classes (nine | grouped): Table IX;
+    organ_classes may be any list that `anatomy.classes` reads, lesions among them where the store has their masks.
     restore: volumes per batch (of each rank) whose patches, organs and words are restored (0: all); alignment always sees every volume of the batch.
     text_memory: keep the text features of sentences seen before.   switches: any of the keys of `CORRECT`.
     """
@@ -51,29 +50,24 @@ class Method(nn.Module):
         slf: bool = True, gf: bool = True, align_over: str = "report", align_from: str = "last", align_on: str = "visible", align_only: str = "all",
         positive_weight: float = 1.0, organ_gate: bool = False, encode: str = "report", align_negatives: str = "own", align_positions: str = "kept",
         fixed_k: int | None = None, temperature: float = 0.07, prior: float = 0.05, organ_layer: int = 1, organ_targets: str = "soft",
-        organ_groups: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
+        organ_classes: str = "nine", dropout: float = 0.1, text_memory: bool = False, restore: int = 0, **switches,
     ):  # fmt: skip
         super().__init__()
         self.switches = s = choose(fidelity, switches)
-        for name, value, known in (("organ_targets", organ_targets, ("soft", "one_hot")), ("organ_groups", organ_groups, ("nine", "grouped"))):
-            if value not in known:
-                raise ValueError(f"{name} {value!r}: there are {', '.join(known)}")
+        if organ_targets not in ("soft", "one_hot"):
+            raise ValueError(f"organ_targets {organ_targets!r}: there are soft, one_hot")
         if restore < 0:
             raise ValueError(f"restore {restore}: give a number of volumes (0: all)")
         if not -config.decoder_depth <= organ_layer < config.decoder_depth:
             raise ValueError(f"organ_layer {organ_layer}: the decoder has {config.decoder_depth} blocks, counted from 0")
         self.config, self.gather, self.restore, self.ssa, self.slf = config, alone, restore or None, ssa, slf
-        self.organ_layer, self.organ_targets, self.organ_groups = organ_layer, organ_targets, organ_groups
-        self.needs = ("organs",) if aki else ()
+        self.organ_layer, self.organ_targets, self.organ_classes = organ_layer, organ_targets, anatomy.classes(organ_classes)
+        self.background = s["organ_background"] and organ_classes == "nine"
+        self.needs = anatomy.needed(self.organ_classes) if aki else ()
         self.partial = not ssa  # parameters of the alignment get no gradient then
 
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        organs = len(ORGAN_GROUPS) if organ_groups == "grouped" else len(ORGANS)
-        self.organ_head = (
-            nn.Sequential(nn.Linear(config.decoder_width, organs), nn.LayerNorm(organs, eps=1e-6), nn.ReLU(), nn.Linear(organs, organs))
-            if aki
-            else None
-        )
+        self.organ_head = anatomy.head(config.decoder_width, len(self.organ_classes)) if aki else None
         self.text = TextEncoder(config.text_encoder, dropout=s["text_dropout"], remember=text_memory)
         self.alignment = Alignment(
             config, text_width=self.text.width, align_over=align_over, align_from=align_from, align_on=align_on, align_only=align_only,
@@ -124,24 +118,22 @@ class Method(nn.Module):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each loss is a mean over, so that ranks and micro-batches add up exactly; a loss that is absent is already global."""
         some = batch[: self.restore]
-        own = {"reconstruct": torch.tensor(float(len(some))), "organs": some.has_organs.sum()}
+        own = {"reconstruct": torch.tensor(float(len(some))), "organs": anatomy.shares(some, self.organ_classes)[1].any(-1).sum()}
         return own | self.report.counts(some) | self.alignment.counts(batch)
 
     def visible(self, batch: Batch) -> Int[Tensor, "B V"]:
         return visible_of(batch, self.config)
 
     def organ_loss(self, decoded: Float[Tensor, "B N D"], batch: Batch) -> Tensor:
-        share = batch.organs
-        if self.organ_groups == "grouped":
-            share = torch.stack([share[..., list(group)].sum(-1) for group in ORGAN_GROUPS], dim=-1)
-        elif self.switches["organ_background"]:
+        share, known = anatomy.shares(batch, self.organ_classes)
+        if self.background:
             # released label range 0..8: background first; the left atrial appendage is counted as heart so that eight organs remain
             organs = torch.cat([share[..., :5], share[..., 5:7].sum(-1, keepdim=True), share[..., 7:]], dim=-1)
             share = torch.cat([1 - organs.sum(-1, keepdim=True), organs], dim=-1)
         share = share.clamp(0, 1)
         if self.organ_targets == "one_hot":
             share = (share == share.amax(-1, keepdim=True)) * (share > 0).to(share.dtype)
-        return objectives.organ_proportions(self.organ_head(decoded), share, batch.has_organs, reduction=self.switches["organ_reduction"])
+        return objectives.organ_proportions(self.organ_head(decoded), share, known, reduction=self.switches["organ_reduction"])
 
     def similarity_token(self, batch: Batch, keys: Tensor, patches: Tensor, *, weights: Tensor) -> Float[Tensor, "B 1 D"]:
         """f_sim: the patches that the sentences selected, pooled in the space of the keys (eq. 9, 11, 12)."""

@@ -84,11 +84,10 @@ def look(
         raise Refused(f"{type(method).__module__} does not match sentences to patches; give the whole method of a recipe that does, such as asap")
     require_contract(method.encoder, store)
     method, parts = method.to(device).eval(), []
-    bar = tqdm(total=len(ids), desc="patient dependence", unit="volume", disable=not progress)
-    for batch, meanings, told in _batches(method, store, ids, batch_size):
-        parts.append(_read(method, batch, meanings, told, device=device))
-        bar.update(len(batch))
-    bar.close()
+    with tqdm(total=len(ids), desc="patient dependence", unit="volume", disable=not progress) as bar:
+        for batch, meanings, told in _batches(method, store, ids, batch_size):
+            parts.append(_read(method, batch, meanings, told, device=device))
+            bar.update(len(batch))
     told = [sentence for part in parts for sentence in part["told"]]
     patients = store.table.loc[list(ids), "patient"].astype(str)
     if not told or patients.nunique() < 2:

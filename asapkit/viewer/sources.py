@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from asapkit import batch, chest, ct, examples, formats, look, reports
 from asapkit import store as stores
 from asapkit.config import Contract
@@ -39,10 +41,13 @@ class Stored:
         return [said for section in ("findings", "impression") for said in reports.split(row[section])]
 
     def layers(self) -> list[Layer]:
-        """The full field at the contract's spacing: CT, organs, and the truth's instances by name.  Raises: Refused for an unknown volume."""
+        """The full field at the contract's spacing: CT, organs, and what is known of findings by name.  Raises: Refused for an unknown volume."""
         store, id = self.store, self.id
-        told = {"names": examples.truth_names(store, id), "metadata": {"store": str(store.root), "id": id}}
-        return straightened(volume_layers(store.ct(id), store.affine(id), organs=store.organs(id), truth=store.truth(id), **told))
+        ct = store.ct(id)  # refuses an unknown one
+        known, names = examples.known_findings(store, id)
+        told = {"names": names, "metadata": {"store": str(store.root), "id": id}}
+        truth = store.layer(id, known)[:].astype(np.uint32, copy=False) if known else None
+        return straightened(volume_layers(ct, store.affine(id), organs=store.organs(id), truth=truth, **told))
 
     def field(self, contract: Contract, *, run: str) -> Field:
         """Raises: Refused, naming what differs, for a run of another contract than the store's."""
