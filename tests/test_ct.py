@@ -308,6 +308,7 @@ def test_dicom_is_sorted_scaled_once_and_found_below_odd_folder_names(tmp_path):
     assert read.affine[2, 3] == pytest.approx(300) and not read.warnings[1:]
 
 
+@pytest.mark.slow
 def test_the_largest_series_is_taken_and_equal_ones_are_listed(tmp_path):
     array = body()
     write_dicom(tmp_path / "a", array, uid="1.2.1", words="soft")

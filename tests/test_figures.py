@@ -224,6 +224,7 @@ def test_a_figure_is_saved_small_with_its_numbers_and_the_same_bytes_again(tmp_p
     assert (tmp_path / "one" / "01_look.csv").read_bytes() == b"finding,value\na,0.333333\nb,2\n"
 
 
+@pytest.mark.slow
 def test_a_noisy_scan_still_fits_and_outlines_keep_their_colour(tmp_path):
     """Noise does not compress: resolution and grey levels give way, an organ's colour does not."""
     rng = np.random.default_rng(0)
@@ -357,6 +358,7 @@ def test_k_is_drawn_by_group_in_the_tables_order():
     assert [b.get_height() for b in panels[0].patches] == pytest.approx([5 / 11, 6 / 11, 0])
 
 
+@pytest.mark.slow
 def test_a_vector_file_is_made_on_demand_only_and_is_the_same_bytes_again(tmp_path):
     numbers = pd.DataFrame({"a": [1]})
     figures.save(charts.history(tables()["steps"]), "10_h", numbers, out=tmp_path / "plain")

@@ -40,6 +40,7 @@ def made(tmp_path_factory) -> Path:
     return cohort.make(tmp_path_factory.mktemp("phantom") / "a", volumes=VOLUMES, seed=SEED, scale="toy", progress=False)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_with_one_worker_and_with_two(made, tmp_path):
     again = cohort.make(tmp_path / "b", volumes=VOLUMES, seed=SEED, scale="toy", workers=2, progress=False)
     assert hashes(again) == hashes(made)

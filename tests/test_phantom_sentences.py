@@ -108,6 +108,7 @@ def test_split_gives_back_exactly_the_sentences(written):
             assert report.impression_text == sentences.NOT_GIVEN
 
 
+@pytest.mark.slow
 def test_split_gives_back_the_sentences_of_drawn_patients(sampled):
     for _, report in sampled:
         assert split(report.findings_text) == [s.text for s in report.findings]
@@ -265,6 +266,7 @@ def test_question_tables_have_the_real_columns(shared, table):
     assert list(questions.TABLES[table.split("train_")[1].removesuffix(".csv")]) == header
 
 
+@pytest.mark.slow
 def test_no_real_sentence_was_copied(shared, written, sampled):
     text = shared / "data" / "text"
     real: set[str] = set()

@@ -13,15 +13,11 @@ from asapkit import checkpoint, estimate, features, hub, store, train
 from asapkit.config import Config
 from asapkit.encoders import image_encoder
 from asapkit.peers import reading
-from asapkit.resnet import ResNet18
-from asapkit.train import recipe_module
 from asapkit.types import Refused
 
 pytestmark = pytest.mark.slow  # importing MONAI takes longer than `make check` has for one encoder
 
 TOY = Config.at("toy", encoder="resnet18")
-SEES_ALL = {"ct_clip", "m3d_clip", "merlin", "scale_vlp", "sup_clip", "supervised"}
-REFUSED = "encoder 'resnet18': this recipe needs the patches, layers or slices of 'vit'; set encoder=vit"
 OWN = {"crop": (96, 64, 32), "patch": (16, 16, 8), "width": 32, "heads": 4}  # the grid of the network itself: 6 x 4 x 4
 
 
@@ -75,6 +71,7 @@ def test_published_weights_give_what_their_equations_give(tmp_path):
         assert [m.shape[2:] for m in ours] == [(48, 32, 32), (24, 16, 16), (12, 8, 8), (6, 4, 4)]
         tokens = encoder.tokens(image)
     assert torch.equal(tokens, ours[-1].flatten(2).transpose(1, 2)), "at its own patch the grid is the last map"
+    assert torch.equal(encoder.hidden(image, (-1,))[0], tokens)
     torch.testing.assert_close(tokens.mean(1), theirs[-1].mean((2, 3, 4)), atol=1e-5 * scale, rtol=0)
 
 
@@ -122,19 +119,6 @@ def test_a_file_without_counters_of_batches_is_read_and_it_is_said(tmp_path):
         reading.load(published(tmp_path, **some)[0])
 
 
-def test_what_the_house_asks_of_every_encoder():
-    encoder, image = made(), made_batch(TOY).image
-    assert isinstance(encoder, ResNet18)
-    assert (encoder.grid, encoder.patch, encoder.width, encoder.contract) == (TOY.grid, TOY.patch, TOY.width, TOY.contract)
-    encoder.eval()
-    tokens = encoder.tokens(image)
-    assert tokens.shape == (3, TOY.patches, TOY.width)
-    whole = encoder(image)
-    assert torch.equal(whole[:, 1:], tokens) and torch.allclose(whole[:, 0], tokens.mean(1))
-    assert [x.shape for x in encoder.hidden(image, (0, 1, -1))] == [(3, TOY.patches, c) for c in (6, 12, 48)]
-    assert torch.equal(encoder.hidden(image, (-1,))[0], tokens)
-
-
 def test_at_base_it_has_the_published_sizes_and_others_where_they_are_given():
     config = Config.at("base", encoder="resnet18")
     assert (config.width, config.heads, config.grid) == (512, 8, (14, 14, 14)) and Config.at("base").width == 768
@@ -158,34 +142,6 @@ def test_a_patch_that_changes_changes_the_tokens_around_it_most(config):
             found = (at // (gy * gz), at // gz % gy, at % gz)
             away = [abs(a - b) * p for a, b, p in zip(found, (x, y, z), config.patch, strict=True)]
             assert all(a <= max(p, n) for a, p, n in zip(away, config.patch, (16, 16, 8), strict=True)), ((x, y, z), found)
-
-
-@pytest.mark.parametrize("recipe", train.recipes())
-def test_a_recipe_trains_it_or_refuses_it_in_one_line(recipe):
-    torch.manual_seed(0)
-    refused = ""
-    try:
-        method = recipe_module(recipe).Method(TOY)
-    except ValueError as error:
-        refused = str(error)
-    assert refused in ("", REFUSED) or (recipe == "sigvlp" and "an encoder of its own" in refused)
-    assert (recipe in SEES_ALL) == (not refused)
-    if refused:
-        return
-    losses = method(made_batch(TOY))
-    assert set(losses) == set(recipe_module(recipe).WEIGHTS) and all(torch.isfinite(x) for x in losses.values())
-    sum(losses.values()).backward()
-    assert [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)] == []
-
-
-def test_what_it_cannot_do_is_said():
-    with pytest.raises(Refused, match="'resnet18' computes every patch: let the recipe see all of them"):
-        recipe_module("supervised").Method(TOY, see=0.5)(made_batch(TOY))
-    with pytest.raises(ValueError, match="width 52: encoder 'resnet18' needs a multiple of 8"):
-        image_encoder(Config.at("toy", encoder="resnet18", width=52))
-    for setting in ({"pool": 2}, {"attend": "slices"}):
-        with pytest.raises(ValueError, match="encoder 'resnet18' has neither"):
-            checkpoint.make_method("ct_clip", Config.at("toy", encoder="resnet18", **setting), {})
 
 
 def test_two_stages_are_trained_one_after_the_other_and_the_run_is_exported(toy_store, tmp_path):

@@ -74,6 +74,7 @@ def test_a_training_records_its_state_and_cost(toy_store, tmp_path):
     assert str(tmp_path) not in (run / status.FILE).read_text()
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why_and_goes_on_being_counted(toy_store, tmp_path, monkeypatch):
     held, run, config = store.open(toy_store), tmp_path / "mae", replace(TOY, steps=3)
     real, calls = train.train_step, []

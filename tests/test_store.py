@@ -485,6 +485,7 @@ def test_a_dask_worker_that_dies_costs_its_own_job_only(cluster):
     assert isinstance(results.pop(7), workers.Lost) and len(results) == 11
 
 
+@pytest.mark.slow
 def test_no_dask_cluster_is_one_line(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "ANSWER_S", 1)
     with pytest.raises(Refused, match="no Dask scheduler answers at"):

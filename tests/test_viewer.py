@@ -248,6 +248,7 @@ def test_three_planes_follow_one_crosshair_both_ways(store):
     assert all(np.array_equal(view.layers["crosshair"].data, lines) for view in triple.sides.values())
 
 
+@pytest.mark.slow
 def test_the_views_hold_the_same_layers_and_change_together(store, run):
     bench = viewer.Bench(viewer.layers(sources.stored(store, store.ids[0]).layers()))
     triple = viewer.Triple(bench.viewer)
