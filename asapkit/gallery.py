@@ -133,7 +133,7 @@ def _page(file: Path, page: Page) -> Page:
         page.fault = "not executed yet"
     said = [o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
     page.answer = "" if page.fault or not said else first_sentence(_joined(said[-1]))
-    for cell, heading in pages.headed(cells, page.title):
+    for cell, heading in pages.headed(cells):
         if cell.cell_type == "markdown":
             page.blocks.append(_markdown(cell.source, beside=file.parent, figures=page.picture is None))
         elif cell.cell_type == "code":

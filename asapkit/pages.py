@@ -160,12 +160,13 @@ def sanitised(html: str) -> str:
     return (f"<style>{rules}</style>" if rules else "") + body
 
 
-def headed(cells, title: str) -> Iterator[tuple]:
-    """Every cell of a notebook with the last heading below the title that stands above it, or the title: what a picture without words is called."""
+def headed(cells) -> Iterator[tuple]:
+    """Every cell of a notebook with the heading that stands above it, in it or first of all: what a picture without words is called."""
+    heading = "picture"
     for cell in cells:
         if cell.cell_type == "markdown":
-            title = next(iter(re.findall(r"^##+\s+(.+)$", cell.source, re.M)), title)
-        yield cell, title
+            heading = next(iter(re.findall(r"^#+\s+(.+)$", cell.source, re.M)), heading)
+        yield cell, heading
 
 
 def rendered(text: str) -> str:

@@ -28,12 +28,18 @@ from asapkit.parameters import check as check  # notebooks say workflow.check(gl
 log = logging.getLogger(__name__)
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PAGE = "{% extends 'lab/index.html.j2' %}" + "".join(
-    f"{{% block {name} %}}{{% endblock %}}"
-    for name in ("html_head_js_requirejs", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs")
-) + """{% block data_png scoped %}<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
-<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}" alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}">
-</div>{% endblock data_png %}"""  # fmt: skip
+OUTPUT = """{{% block data_{kind} scoped %}}<div class="jp-RenderedImage jp-OutputArea-output {{{{ extra_class }}}}">
+<img src="data:{mime};base64,{{{{ output.data['{mime}']{filter} | escape_html }}}}"
+alt="{{{{ output | get_metadata('alt', '{mime}') | escape_html }}}}">
+</div>{{% endblock data_{kind} %}}"""
+PICTURES = {"image/png": "", "image/svg+xml": " | text_base64"}  # and what makes base64 of one
+PAGE = "".join((
+    "{% extends 'lab/index.html.j2' %}",
+    *(f"{{% block {name} %}}{{% endblock %}}" for name in (
+        "html_head_js_requirejs", "jupyter_widgets", "html_head_js_mathjax", "html_head_js_mermaidjs"
+    )),
+    *(OUTPUT.format(kind=mime[6:9], mime=mime, filter=encoded) for mime, encoded in PICTURES.items()),
+))  # fmt: skip
 """JupyterLab's page without the scripts that it would fetch from elsewhere, and with words for those who do not see its pictures."""
 
 
@@ -243,29 +249,32 @@ def export_html(notebook: Path, *, pictures_from: Path) -> Path:
     from nbconvert import HTMLExporter
 
     node = nbformat.read(notebook, as_version=4)
-    for cell, heading in headed(node.cells, notebook.stem):
+    for cell, heading in headed(node.cells):
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
-            for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    output.metadata.setdefault("image/png", {}).setdefault("alt", heading)
+            for output, mime in itertools.product(cell.outputs, PICTURES):
+                if mime in output.get("data", {}):
+                    output.metadata.setdefault(mime, {}).setdefault("alt", heading)
         elif cell.cell_type == "markdown":
-            _attach_pictures(cell, pictures_from)
+            _attach_pictures(cell, pictures_from, called=heading)
     html, _ = HTMLExporter(raw_template=PAGE).from_notebook_node(node, {"metadata": {"name": notebook.stem}})
     target = notebook.with_suffix(".html")
     target.write_text(html, encoding="utf-8")
     return target
 
 
-def _attach_pictures(cell, folder: Path) -> None:
-    """Linked PNG files become attachments of their cell: nbconvert's own embedding leaves out those above the notebook's folder."""
+def _attach_pictures(cell, folder: Path, *, called: str) -> None:
+    """Linked PNG files become attachments of their cell: nbconvert's own embedding leaves out those above the notebook's folder.
+
+    called: what one without words of its own is.
+    """
 
     def attach(link: re.Match) -> str:
         file = folder / link["path"]
         if not file.is_file():
             return link[0]
         cell.setdefault("attachments", {})[file.name] = {"image/png": base64.b64encode(file.read_bytes()).decode("ascii")}
-        return f"![{link['text']}](attachment:{file.name})"
+        return f"![{link['text'] or called}](attachment:{file.name})"
 
     cell.source = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^):]+\.png)\)", attach, cell.source)
 

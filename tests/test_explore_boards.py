@@ -138,8 +138,9 @@ def test_charts_hold_the_numbers_and_their_static_twin_and_ask_the_network_for_n
     table, curves = exhibits.ranks_and_spectra({name: m.encoder for name, m in methods.items()}, store, ids)
     assert len(table) == 2 * 2 * TOY.depth and set(curves) == set(methods)
     for chart, twin in ((explore.ranks(table), charts.effective_rank(table)), (explore.spectra(curves), charts.spectra(curves))):
-        bundle = chart._repr_mimebundle_()
+        bundle, words = chart._repr_mimebundle_()
         assert bundle["image/svg+xml"] == drawing.svg(twin) and "image/png" not in bundle, "with a png beside it the chart would stand still"
+        assert words["image/svg+xml"]["alt"] == twin.alt
         drawn = bundle["application/vnd.plotly.v1+json"]
         assert not re.findall(r"https?:", json.dumps(drawn))
         assert all(trace["hovertemplate"] for trace in drawn["data"] if trace["type"] == "scatter")

@@ -29,9 +29,9 @@ class Chart:
     def __init__(self, figure, twin: Picture):
         self.figure, self.twin = figure, twin
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        drawn = json.loads(self.figure.to_json())
-        return {PLOTLY: drawn | {"config": CONFIG}, "image/svg+xml": svg(self.twin), "text/plain": "a chart"}
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        drawn, told = json.loads(self.figure.to_json()), {"image/svg+xml": {"alt": self.twin.alt}}
+        return {PLOTLY: drawn | {"config": CONFIG}, "image/svg+xml": svg(self.twin), "text/plain": "a chart"}, told
 
     def write_html(self, path: str | Path) -> Path:
         """The interactive chart as one page of its own, plotly's script inside (5 MB): opens offline anywhere."""
