@@ -67,6 +67,7 @@ def test_the_parameters_are_annotated_explained_and_checked(path):
     notebook = nbformat.read(path, as_version=4)
     assert "parameters" in notebook.cells[1].metadata.get("tags", ()), "the second cell is tagged parameters"
     known = parameters.read(path)
+    assert all(line.count("=") < 2 for line in notebook.cells[1].source.splitlines()), "papermill passes over a line with two equals signs"
     assert known["scale"].annotation == "str"
     assert known["out"].default == "build"
     unexplained = [p.name for p in known.values() if not p.meaning]
