@@ -173,17 +173,19 @@ def proportions(labels: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
 
 
 def _counts(labels: np.ndarray, patch: tuple[int, int, int], patches: int) -> np.ndarray:
-    """Voxels of each of the labels 0 to 9 in each patch, (N, 10). Organs are large: runs of eight voxels mostly share a label and count at once."""
+    """Voxels of each of the labels 1 to 9 in each patch, (N, 10); column 0 is left at what shares a run with them.
+
+    Organs are large: runs of eight voxels without any are passed over, most others hold one label alone and count at once.
+    """
     run = math.gcd(patch[2], 8)
-    index = _run_index(labels.shape, patch, run).ravel()
-    runs = labels.reshape(-1, run)
-    word = runs.view(f"u{run}").ravel()
-    first = runs[:, 0]
-    mixed = np.flatnonzero(word != first * word.dtype.type(int("01" * run, 16)))
-    counts = np.bincount(index + first, minlength=10 * patches)
-    counts -= np.bincount(index[mixed] + first[mixed], minlength=10 * patches)
-    counts *= run
-    counts += np.bincount((index[mixed, None] + runs[mixed]).ravel(), minlength=10 * patches)
+    word = labels.reshape(-1).view(f"u{run}")
+    some = np.flatnonzero(word != 0)
+    word, index = word[some], _run_index(labels.shape, patch, run).ravel()[some]
+    first = word.view(np.uint8)[::run]
+    mixed = word != first * word.dtype.type(int("01" * run, 16))
+    counts = run * np.bincount(index[~mixed] + first[~mixed], minlength=10 * patches)
+    each = word[mixed].view(np.uint8).reshape(-1, run)
+    counts += np.bincount((index[mixed, None] + each).ravel(), minlength=10 * patches)
     return counts.reshape(patches, 10)
 
 
