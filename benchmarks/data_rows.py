@@ -102,7 +102,7 @@ def preprocess(quick: bool, count: int) -> list[Row]:
             t = rounds({
                 "released": lambda file=file, found=found: found.update(released=reference_data.preprocess(file, contract)),
                 "ours": lambda file=file, found=found: found.update(ours=ours_preprocess(file, contract)),
-            }, count=count)  # fmt: skip
+            }, count=max(count, 7))  # fmt: skip
             apart = np.abs(found["ours"].array.astype(int) - found["released"]).max()
             name = f"preprocess {'x'.join(map(str, SIZES[quick]))} .nii.gz, {axes}"
             rows.append(compared(name, t["released"], t["ours"], at_least=asked, note=f"at most {apart} HU apart"))
@@ -120,7 +120,7 @@ def item(quick: bool, count: int) -> list[Row]:
         folder = Folder(Path(place), quick)
         files, items = folder.files, batches.Items(folder.store, folder.config)
         made = reference_data.transforms(folder.config)
-        t = rounds({"released": lambda: made(dict(files)), "ours": lambda: items[folder.store.ids[0], next(epochs)]}, count=max(count, 9))
+        t = rounds({"released": lambda: made(dict(files)), "ours": lambda: items[folder.store.ids[0], next(epochs)]}, count=max(count, 15))
         note = "equal with randomness off" if equal_items(folder) else "NOT EQUAL with randomness off"
     return [compared("training item from the store", t["released"], t["ours"], at_least=4.5, note=note)]
 

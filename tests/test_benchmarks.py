@@ -12,7 +12,7 @@ import torch
 from asapkit import ct, evidence, parity, released, reports, train
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
-from benchmarks import bench, cures, data_rows, recipes, reference_data
+from benchmarks import bench, cures, data_rows, pace, recipes, reference_data
 from benchmarks.models import Models, largest_difference, step
 from benchmarks.reference import Reference
 
@@ -138,6 +138,13 @@ def test_benchmarks_keep_the_size_rules_of_the_house():
 
 def test_scales_of_the_benchmarks_are_those_of_the_paper():
     assert Models().config == Config.at("base")
+
+
+def test_the_pace_of_a_recipe_is_told_beside_asaps(capsys):
+    table = pace.main(["--quick", "--only", "mae", "simcrop"]).set_index("recipe")
+    assert set(table.index) == {"mae", "simcrop"} and (table[["gflop", "seconds", "beside"]] > 0).all(axis=None)
+    assert table.at["simcrop", "gflop"] > 10 * table.at["mae", "gflop"], "mae encodes no text"
+    assert "above 1.15: " in capsys.readouterr().out
 
 
 def test_every_recipe_is_measured_in_one_table(tmp_path, monkeypatch):
