@@ -47,6 +47,14 @@ def head(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, inside), nn.LayerNorm(inside, eps=1e-6), nn.ReLU(), nn.Linear(inside, count))
 
 
+def one_hot(share: Float[Tensor, "B N C"], found: Classes) -> Float[Tensor, "B N C"]:
+    """Of the organs that touch a patch the largest alone, as 1. A lesion lies within organs and competes with none: 1 where it fills half of it."""
+    lesion = torch.tensor([one == (LESION,) for one in found], device=share.device)
+    organs = share.masked_fill(lesion, 0.0)
+    largest = (organs == organs.amax(-1, keepdim=True)) & (organs > 0)
+    return torch.where(lesion, share >= 0.5, largest).to(share.dtype)
+
+
 def shares(batch: Batch, found: Classes) -> tuple[Float[Tensor, "B N C"], Bool[Tensor, "B C"]]:
     """Share of each patch's voxels that every class fills (eq. 2), and for which volumes it is known."""
     share, known = [], []

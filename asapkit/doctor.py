@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from asapkit import chest, ct, formats
-from asapkit import organs as organ_masks
+from asapkit import organs as masks
 from asapkit.datasets import Unusable
 from asapkit.machine import environment as environment
 from asapkit.types import Refused, Scan, Volume
@@ -24,6 +24,7 @@ from asapkit.types import Refused, Scan, Volume
 MIN_SHARED_SLICES = 8
 SAME_PLACE_MM = 1.0
 FOLD_ABOVE = 3
+MISFIT = "give the masks that were made on this CT"
 # What `ct.read` refuses, by a word of its message.
 CODES = {
     "no chest CT": "spacing", "truncated": "truncated", "damaged": "damaged", "magic": "format", "no such": "missing", "spacing": "spacing",
@@ -93,17 +94,18 @@ def examine(
     path: Path | str,
     *,
     organs: Path | str | None = None,
+    lesions: Path | str | None = None,
     slope: float | None = None,
     intercept: float | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
 ) -> list[Finding]:
-    """Everything found on one CT file or DICOM folder, and on its organ masks if they are given. Empty where nothing is to be said."""
+    """Everything found on one CT file or DICOM folder, and on its masks if they are given. Empty where nothing is to be said."""
     try:
         volume = ct.read(path, slope=slope, intercept=intercept, spacing_mm=spacing_mm)
     except Refused as refused:
         return [_refusal(refused, Path(path).name)]
     try:
-        return _examined(volume, Path(path).name, organs)
+        return _examined(volume, Path(path).name, organs, lesions)
     except MemoryError:
         return [_too_large(volume, Path(path).name)]
 
@@ -119,15 +121,20 @@ def _refusal(refused: Refused, name: str) -> Finding:
     return Finding("error", next((code for word, code in CODES.items() if word in what), "unusable"), what, fix if what != fix else "", name)
 
 
-def _examined(volume: Volume, name: str, organs: Path | str | None) -> list[Finding]:
+def _examined(volume: Volume, name: str, organs: Path | str | None, lesions: Path | str | None) -> list[Finding]:
     findings = [Finding("warning", _warning_code(warning), warning, id=name) for warning in volume.warnings]
     looked = [replace(finding, id=name) for finding in _look(volume)]
+    try:
+        if lesions is not None:
+            masks.marked(Path(lesions), volume)
+    except Refused as refused:
+        findings.append(Finding("error", "lesions", str(refused), MISFIT, name))
     if organs is None:
         return findings + looked
     try:
-        labels = organ_masks.read(Path(organs), volume)
+        labels = masks.read(Path(organs), volume)
     except Refused as refused:
-        return findings + looked + [Finding("error", "organs", str(refused), "give the masks that were made on this CT", name)]
+        return findings + looked + [Finding("error", "organs", str(refused), MISFIT, name)]
     told = chest.placed(labels, volume.affine)
     # Masks tell sides for certain; where they do not, the CT's own evidence stays.
     known = {axis: state for axis, state in told.items() if state[0] != "unknown"}
@@ -281,7 +288,7 @@ def _visit(scan: Scan) -> tuple[list[Finding], _Seen | None]:
     except Exception as error:  # one bad file never stops the rest
         return [Finding("error", "unusable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", id=scan.id)], None
     try:
-        found = [replace(f, id=scan.id) for f in _examined(volume, scan.id, scan.organs)]
+        found = [replace(f, id=scan.id) for f in _examined(volume, scan.id, scan.organs, scan.lesions)]
     except MemoryError:
         found = [_too_large(volume, scan.id)]
     return found, _Seen(scan.id, scan.split, scan.patient, _slice_hashes(volume.array), volume.affine)

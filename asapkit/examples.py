@@ -78,6 +78,13 @@ def asked(sentence: str) -> str:
     raise Refused(f"the sentence {fault}; say what to look for, such as: a nodule in the right upper lobe")
 
 
+def first(store: Store) -> str:
+    """A store's first volume.  Raises: Refused for a store without any."""
+    if not len(store):
+        raise Refused(f"store {store.root} holds no volume; its table `refused` says why")
+    return store.ids[0]
+
+
 def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:
     """What each bit of a volume's truth is, with its side if `sides`; empty where no truth is known."""
     if store.instances is None:
@@ -86,11 +93,17 @@ def truth_names(store: Store, id: str, *, sides: bool = True) -> dict[int, str]:
     return {int(b): f"{f}, {s}" if sides and s != "none" else f for b, f, s in zip(rows["bit"], rows["finding"], rows["side"], strict=True)}
 
 
-def known_findings(store: Store, id: str) -> tuple[str, dict[int, str]]:
+def known_findings(store: Store, id: str, *, sides: bool = True) -> tuple[str, dict[int, str]]:
     """The layer that says where a volume's findings lie, and what its bits are: "truth", else the "lesions" that a dataset marked; "" for neither."""
     if store.table.at[id, "has_truth"]:
-        return "truth", truth_names(store, id)
+        return "truth", truth_names(store, id, sides=sides)
     return ("lesions", {0: "lesion"}) if store.table.at[id, "has_lesions"] else ("", {})
+
+
+def cropped_findings(store: Store, id: str, *, sides: bool = True) -> tuple[np.ndarray | None, dict[int, str]]:
+    """`known_findings` on a volume's crop: uint32 (X, Y, Z), a bit each, and what the bits are; None where nothing is known."""
+    layer, names = known_findings(store, id, sides=sides)
+    return (store.cropped(id, layer)[0].astype(np.uint32, copy=False) if layer else None), names
 
 
 def origin(store: Store, id: str) -> tuple[Path, dict]:

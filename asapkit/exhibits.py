@@ -13,7 +13,7 @@ import torch
 from asapkit import metrics
 from asapkit.analysis import attention_distance_mm, attention_spread, layer_values, ranks, spectra_of, top_patches
 from asapkit.dependence import tops
-from asapkit.examples import attention_outputs, budgets, held_out, image, looked_at, sentence_rows
+from asapkit.examples import attention_outputs, budgets, cropped_findings, held_out, image, looked_at, sentence_rows
 from asapkit.features import fingerprint, require_contract, require_labels
 from asapkit.store import Store
 from asapkit.tasks import classify, ground
@@ -71,26 +71,27 @@ def densities(store: Store, ids: list[str], *, patch: tuple[int, int, int]) -> l
 
 
 def lesion_patch(store: Store, id: str, *, patch: tuple[int, int, int]) -> tuple[int, str]:
-    """The patch that one instance of a finding fills most, and that finding; the patch in the crop's middle and "" where no truth is known."""
+    """The patch that one instance of a finding fills most, and that finding; the patch in the crop's middle and "" where nothing is known of any."""
     from asapkit.tasks.ground import patch_share
 
     grid = tuple(n // p for n, p in zip(store.contract.crop, patch, strict=True))
     middle, name, most = int(np.ravel_multi_index(tuple(g // 2 for g in grid), grid)), "", 0.0
-    truth = store.cropped(id, "truth")[0] if store.truth(id) is not None and store.instances is not None else None
-    for row in () if truth is None else store.instances[store.instances["id"] == id].itertuples():
-        share = patch_share((truth >> np.uint32(row.bit)) & 1 > 0, patch)
+    marks, names = cropped_findings(store, id, sides=False)
+    for bit, finding in names.items():
+        share = patch_share((marks >> np.uint32(bit)) & 1 > 0, patch)
         if share.max() > most:
-            middle, name, most = int(share.argmax()), row.finding, float(share.max())
+            middle, name, most = int(share.argmax()), finding, float(share.max())
     return middle, name
 
 
 def lesion_patches(store: Store, id: str, *, patch: tuple[int, int, int]) -> np.ndarray:
-    """Which patches (N,) hold a tenth or more of truth; none where no truth is known."""
+    """Which patches (N,) hold a tenth or more of findings; none where nothing is known of any."""
     from asapkit.tasks.ground import HIT, patch_share
 
-    if store.truth(id) is None:
+    marks, _ = cropped_findings(store, id)
+    if marks is None:
         return np.zeros(int(np.prod([n // p for n, p in zip(store.contract.crop, patch, strict=True)])), bool)
-    return patch_share(store.cropped(id, "truth")[0] > 0, patch) >= HIT
+    return patch_share(marks > 0, patch) >= HIT
 
 
 def attention_maps(encoder, store: Store, id: str, *, patch: int) -> np.ndarray:
@@ -125,7 +126,7 @@ def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> li
                 continue
             top = top_patches(similarity, row["k"])
             inside = None if truth is None else patch_share(truth, method.encoder.patch) >= HIT
-            share = 0.0 if inside is None else float(inside[top].mean())
+            share = np.nan if inside is None else float(inside[top].mean())
             sight = float(np.nanmax(similarity) - np.nanmedian(similarity))
             hits = 0 if inside is None else int(inside[top].sum())
             fills = 0 if inside is None else max(1, int(inside.sum()))
@@ -133,7 +134,7 @@ def sentences_by_k(method, store: Store, ids: list[str], *, most: int = 4) -> li
             known = f"  ·  {row['finding'].lower()}, evidence in {patches}  ·  {hits} of {len(top)} selected lie in it"
             told = id if inside is None else id + known
             found.append(row | {"id": id, "share": share, "sight": sight, "note": told})
-    found.sort(key=lambda r: (-r["share"], -r["sight"]))
+    found.sort(key=lambda r: (-np.nan_to_num(r["share"]), -r["sight"]))
     chosen: list[dict] = []
     for k in sorted({r["k"] for r in found}) * most:
         seen = {r["finding"] for r in chosen}

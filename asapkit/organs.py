@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from asapkit import ct, formats
 from asapkit.types import ORGANS, Refused, Volume
@@ -61,21 +62,37 @@ def read(path: Path | str, like: Volume, *, labels: dict[int, str] | None = None
 def marked(path: Path | str, like: Volume) -> np.ndarray:
     """Lesions (X, Y, Z) uint8 on the grid of `like`: 1 wherever a mask is not 0, whatever its names. A file, or a folder of files; may be empty.
 
-    Raises: Refused when a folder holds no mask, or when no marked voxel lies in the CT.
+    Nearest voxel by world coordinates; a lesion (marked voxels that touch) too small for the grid keeps the voxel nearest to its middle.
+    Raises: Refused when a folder holds no mask, or when marks of a file lie outside the CT altogether.
     """
+    from scipy import ndimage
+
     path = Path(path)
     files = sorted(f for f in path.iterdir() if f.name.endswith(ENDINGS)) if path.is_dir() else [path]
     if not files:
         raise Refused(f"{path.name}: no mask in this folder; give a mask, or a folder of masks ({', '.join(ENDINGS)})")
-    placed, anything = np.zeros(like.array.shape, np.uint8), False
+    placed = np.zeros(like.array.shape, np.uint8)
     for file in files:
         mask, _ = _load(file)
-        mask = mask.with_array((mask.array > 0).astype(np.uint8))
-        placed |= _place(mask, like)
-        anything |= bool(mask.array.any())
-    if anything and not placed.any():
-        raise Refused(_elsewhere(path.name, mask, like))
+        apart, count = ndimage.label(mask.array > 0, np.ones((3, 3, 3)))
+        here = _place(mask.with_array(apart), like)
+        boxes = ndimage.find_objects(apart)
+        for lost in set(range(1, count + 1)) - set(np.unique(here).tolist()):
+            box = boxes[lost - 1]
+            if at := landing(np.argwhere(apart[box] == lost) + [side.start for side in box], mask.affine, like):
+                here[at] = lost
+        if count and not here.any():
+            raise Refused(_elsewhere(file.name, mask, like))
+        placed |= here > 0
     return placed
+
+
+def landing(voxels: Int[np.ndarray, "n 3"], affine: np.ndarray, like: Volume) -> tuple[int, int, int] | None:
+    """Where on the grid of `like` the voxel of an instance lies that is nearest to the instance's middle; None outside."""
+    middle = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
+    to_grid = np.linalg.inv(like.affine) @ affine
+    index = np.rint(to_grid[:3, :3] @ middle + to_grid[:3, 3]).astype(int)
+    return tuple(index.tolist()) if (index >= 0).all() and (index < like.array.shape).all() else None
 
 
 def _load(file: Path) -> tuple[Volume, dict[int, str]]:

@@ -21,8 +21,15 @@ PLANES = {"axial": (2, 0, 1, "RLAP"), "coronal": (1, 0, 2, "RLSI"), "sagittal": 
 EDGES = ((0.012, 0.5, "left", "center"), (0.988, 0.5, "right", "center"), (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))
 
 
+def window_hu(name: str) -> tuple[float, float]:
+    """HU at black and at white.  Raises: ValueError for a window that is none of `WINDOWS`."""
+    if name not in WINDOWS:
+        raise ValueError(f"unknown window {name!r}; there are {', '.join(WINDOWS)}")
+    return WINDOWS[name]
+
+
 def window_text(name: str) -> str:
-    low, high = WINDOWS[name]
+    low, high = window_hu(name)
     return f"{name} window, W\u00a0{high - low:.0f} L\u00a0{(high + low) / 2:.0f}\u00a0HU"
 
 
@@ -114,7 +121,7 @@ def frame(ax: Axes, cut: Cut, *, marks: bool = True, bar: bool = True) -> None:
 
 def ct(ax: Axes, cut: Cut, volume: np.ndarray, window: str, *, dim: float = 1.0, **how) -> None:
     """The plane in a window's greys; `dim` stretches the window upwards, so that white becomes grey and colours stand out on it."""
-    low, high = WINDOWS[window]
+    low, high = window_hu(window)
     cut.show(ax, volume, cmap="gray", vmin=low, vmax=low + dim * (high - low), **how)
 
 

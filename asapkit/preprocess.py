@@ -156,13 +156,9 @@ def truth_on(volume: Volume, path: Path) -> np.ndarray:
     fine = Volume(array.astype(np.uint32, copy=False), affine)
     placed = ct.resample_labels(fine, volume).astype(np.uint32)
     lost = int(np.bitwise_or.reduce(fine.array, axis=None)) & ~int(np.bitwise_or.reduce(placed, axis=None))
-    to_grid = np.linalg.inv(volume.affine) @ fine.affine
     for bit in (b for b in range(32) if lost >> b & 1):
-        voxels = np.argwhere(fine.array & np.uint32(1 << bit))
-        middle = voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]
-        index = np.rint(to_grid[:3, :3] @ middle + to_grid[:3, 3]).astype(int)
-        if (index >= 0).all() and (index < placed.shape).all():
-            placed[tuple(index)] |= np.uint32(1 << bit)
+        if at := organs.landing(np.argwhere(fine.array & np.uint32(1 << bit)), fine.affine, volume):
+            placed[at] |= np.uint32(1 << bit)
     return placed
 
 

@@ -146,6 +146,8 @@ def cells(matrix: str | Path | Mapping | Sequence | None) -> dict[str, dict[str,
         matrix = _read_yaml(Path(matrix))
     if isinstance(matrix, Mapping) and matrix:
         values = [v if isinstance(v, list) else [v] for v in matrix.values()]
+        if none := [name for name, v in zip(matrix, values, strict=True) if not v]:
+            raise ValueError(f"matrix: {none[0]} has no value, so that there is nothing to run")
         chosen = [dict(zip(matrix, combination, strict=True)) for combination in itertools.product(*values)]
     elif isinstance(matrix, list | tuple) and matrix and all(isinstance(c, Mapping) for c in matrix):
         chosen = [dict(c) for c in matrix]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made import made_batch
 
-from asapkit import anatomy, ct, organs, store, train
+from asapkit import anatomy, checkpoint, ct, doctor, organs, store, train
 from asapkit.batch import Items
 from asapkit.config import Config
 from asapkit.datasets import folder
@@ -64,9 +64,47 @@ def test_marks_of_any_name_count_and_lie_where_the_patient_is(tmp_path):
     _write(tmp_path / "far.nii.gz", marks, moved)
     with pytest.raises(Refused, match="far.nii.gz: no labelled voxel lies in the CT"):
         organs.marked(tmp_path / "far.nii.gz", like)
+    _write(tmp_path / "several" / "d.nii.gz", marks, moved)
+    with pytest.raises(Refused, match="d.nii.gz: no labelled voxel lies in the CT"):
+        organs.marked(tmp_path / "several", like)
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refused, match="empty: no mask in this folder"):
         organs.marked(tmp_path / "empty", like)
+
+
+def test_a_lesion_smaller_than_a_voxel_of_the_grid_is_kept(tmp_path):
+    """Beside a large one, and alone; where it lies, and nowhere else."""
+    like = Volume(np.zeros((8, 8, 8), np.int16), np.diag([5.0, 5.0, 5.0, 1.0]))
+    fine, affine = np.zeros((40, 40, 40), np.uint8), np.eye(4)
+    fine[22:24, 12, 7] = 1  # between the middles of the coarse voxels at 20 and 25 mm
+    _write(tmp_path / "small.nii.gz", fine, affine)
+    assert np.argwhere(organs.marked(tmp_path / "small.nii.gz", like)).tolist() == [[4, 2, 1]]
+    fine[0:20, 20:30, 20:30] = 1
+    _write(tmp_path / "both.nii.gz", fine, affine)
+    both = organs.marked(tmp_path / "both.nii.gz", like)
+    assert both[4, 2, 1] and both.sum() == 4 * 2 * 2 + 1
+
+
+def test_one_hot_labels_take_the_largest_organ_and_a_lesion_beside_it():
+    found = anatomy.classes("heart,aorta,lesion")
+    share = torch.tensor([[[0.3, 0.4, 0.6], [0.0, 0.0, 0.4], [0.9, 0.1, 0.5]]])
+    assert anatomy.one_hot(share, found).tolist() == [[[0, 1, 1], [0, 0, 0], [1, 0, 1]]]
+
+
+def test_a_background_is_of_the_nine_alone_however_they_are_listed():
+    official = {"fidelity": "official", "organ_classes": ",".join(ORGANS)}
+    assert checkpoint.make_method("asap", TOY, official).background
+    for other in ("nine,lesion", "heart"):
+        with pytest.raises(ValueError, match="organ_background is of the nine organs alone"):
+            checkpoint.make_method("asap", TOY, official | {"organ_classes": other})
+    assert not checkpoint.make_method("asap", TOY, {"fidelity": "official", "organ_classes": "heart", "organ_background": False}).background
+
+
+def test_the_doctor_looks_at_lesion_masks(tmp_path):
+    _write(tmp_path / "ct.nii.gz", np.random.default_rng(0).normal(-500, 400, (40, 40, 40)).astype(np.int16), np.diag([5.0, 5.0, 5.0, 1.0]))
+    _write(tmp_path / "marks.nii.gz", np.zeros((4, 4, 4, 3), np.uint8), np.eye(4))
+    (fault,) = [f for f in doctor.examine(tmp_path / "ct.nii.gz", lesions=tmp_path / "marks.nii.gz") if f.code == "lesions"]
+    assert fault.level == "error" and "a mask has three axes" in fault.message
 
 
 @pytest.mark.slow

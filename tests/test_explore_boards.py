@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -83,7 +85,8 @@ def test_each_view_of_the_widget_is_its_static_twin(store, methods):
     control["one basis for all 2 volumes"].value = True
     assert bytes(picture.value) == explore.pca_view(methods, store, ids[0], together=ids)._repr_png_()
     show.value = "attention"
-    control["head"].value, control["layer"].value, control["bottom to top"].value = 1, 0, 2
+    assert (control["layer"].value, control["layer"].min, control["head"].options[1]) == (TOY.depth, 1, ("1", 0)), "counted from 1, as on the page"
+    control["head"].value, control["layer"].value, control["bottom to top"].value = 1, 1, 2
     at = [control[name].value for name in ("left to right", "back to front", "bottom to top")]
     patch = int(np.ravel_multi_index(at, TOY.grid))
     assert bytes(picture.value) == explore.attention_view(methods, store, ids[0], patch=patch, layer=0, head=1)._repr_png_()
@@ -181,7 +184,7 @@ def test_the_board_widget_reads_again_sorts_and_draws_the_chosen(tmp_path):
     widget = explore.board(tmp_path)
     (refresh, said), table, picture, control = widget.children[0].children, widget.children[1], widget.children[-1], named(widget)
     assert said.value == "2 runs: 2 finished" and table.value.index("<b>a</b>") < table.value.index("<b>b</b>")
-    assert bytes(picture.value) == explore.curves_view(runs.collect(tmp_path))._repr_png_()
+    assert bytes(picture.value) == explore.curves_view(runs.collect(tmp_path))._repr_png_() == explore.curves_view(tmp_path)._repr_png_()
     control["runs"].value = ("b",)
     only = [run for run in runs.collect(tmp_path) if run.name == "b"]
     assert bytes(picture.value) == explore.curves_view(only)._repr_png_()
@@ -242,7 +245,8 @@ def test_durations_are_told_in_two_units(seconds, said):
 
 
 def test_nothing_to_show_is_said_in_one_line(store, methods):
-    encoder = next(iter(methods.values())).encoder
+    encoder, empty = next(iter(methods.values())).encoder, copy.copy(store)
+    empty.ids, empty.table = [], store.table.iloc[:0]
     for asked, why in (
         (lambda: exhibits.ranks_and_spectra({}, store, store.ids[:1]), "nothing to measure"),
         (lambda: exhibits.ranks_and_spectra({"a": encoder}, store, []), "nothing to measure"),
@@ -255,6 +259,19 @@ def test_nothing_to_show_is_said_in_one_line(store, methods):
         (lambda: explore.pca_view({"a": encoder}, store, store.ids[0], foreground="x"), "unknown foreground 'x'; there are body, component"),
         (lambda: explore.attention_view({"a": encoder}, store, store.ids[0], head="max"), "head max: a has 4, from 0; or 'mean'"),
         (lambda: explore.attention_view({"a": encoder}, store, store.ids[0], patch=10**6), "patch 1000000"),
+        (lambda: explore.attention_view({"a": encoder}, store, store.ids[0], window="liver"), "unknown window 'liver'; there are lung"),
+        (lambda: explore.attention_view({"a": encoder}, store, "nobody"), "nobody: not in store"),
+        (lambda: explore.attention_view({}, store, store.ids[0]), "no encoder is given"),
+        (lambda: explore.pca_view({}, store, store.ids[0]), "no encoder is given"),
+        *((lambda show=show: show(empty), "holds no volume") for show in (explore.browse, partial(explore.encoder_view, methods))),
+        (
+            lambda: explore.ranks(pd.DataFrame({"encoder": ["a"], "id": ["x"], "layer": [1], "effective_rank": [np.nan]})),
+            "1 of 1 ranks are not finite",
+        ),
+        *(
+            (lambda one=one: explore.spectra({"a": one}), "spectra of a .*: give finite numbers")
+            for one in (np.ones(3), np.ones((0, 3)), np.array([[np.nan]]))
+        ),
     ):
         with pytest.raises((ValueError, LookupError), match=why):
             asked()

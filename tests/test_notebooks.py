@@ -167,10 +167,10 @@ def own(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["32", "34", "40"])
+@pytest.mark.parametrize("number", ["32", "34", "40", "90"])
 def test_a_store_without_truth_or_labels_is_shown_to_the_end(number, own):
     path = next(p for p in NOTEBOOKS if p.stem.startswith(number))
     done, _ = execute(path, own, "-p", "scale", "toy", "-p", "store", str(own / "store"), "-p", "runs", str(own / "runs"))
     assert done.returncode == 0, done.stderr[-3000:]
     answer = nbformat.read(own / path.name, as_version=4).cells[-1].outputs
-    assert "could not be measured" in str(answer) and "asapkit" in str(answer)
+    assert "could not be measured" in str(answer) and (number == "90" or "asapkit" in str(answer)), "what is missing, and how to get it"

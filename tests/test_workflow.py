@@ -121,6 +121,8 @@ def test_one_wrong_cell_of_a_matrix_stops_all_before_anything_runs(notebook, tmp
 @pytest.mark.parametrize("written", ["3", "[]", "{}", "[a]", "[1, 2]", ""])
 def test_a_matrix_of_another_form_is_refused(tmp_path, written):
     (tmp_path / "matrix.yaml").write_text(written)
+    with pytest.raises(ValueError, match="matrix: lr has no value"):
+        workflow.cells({"lr": []})
     with pytest.raises(ValueError, match="a matrix is"):
         workflow.cells(tmp_path / "matrix.yaml")
 

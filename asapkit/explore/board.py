@@ -136,8 +136,9 @@ def _forest(ax: Axes, table: pd.DataFrame, score: str, *, middles: np.ndarray, s
     ax.tick_params(axis="x", labelsize=6.8)
 
 
-def curves_view(found: list[runs.Run], *, losses: tuple[str, ...] = (), title: str = "") -> Picture:
-    """Losses of runs, a panel each. Raises: Refused where no run has a step of such a loss."""
+def curves_view(found: Path | str | list[runs.Run], *, losses: tuple[str, ...] = (), title: str = "") -> Picture:
+    """Losses of the runs of a folder, or of those that `runs.collect` read, a panel each. Raises: Refused where none has a step of such a loss."""
+    found = runs.collect(found) if isinstance(found, Path | str) else found
     held = {run.name: run.history for run in found if len(run.history) and set(losses or runs.LOSSES) & set(run.history)}
     if not held:
         raise Refused("no run has finished a step yet: there is no curve to draw")

@@ -19,6 +19,13 @@ SEEN = 8  # volumes that share a basis where nothing else is said
 MEAN = "mean"
 
 
+def _patch_of(encoders: Mapping) -> tuple[int, int, int]:
+    """The patch of the first.  Raises: Refused where none is given."""
+    if not encoders:
+        raise Refused("no encoder is given; give at least one by its name")
+    return patch_of(encoder_of(next(iter(encoders.values()))))
+
+
 def encoder_of(method):
     """The encoder of a method, or the encoder itself."""
     return getattr(method, "encoder", method)
@@ -48,7 +55,7 @@ def pca_view(
     made: tokens and body marks by encoder and volume, as this function found them earlier.
     """
     ids = list(dict.fromkeys([*together, id])) if together else [id]
-    maps, shares = {}, []
+    maps, shares, told = {}, [], {"spacing_mm": store.contract.spacing_mm, "patch": _patch_of(encoders)}
     for name, method in encoders.items():
         pairs = [(made or {}).get((name, one)) or _tokens(method, store, one) for one in ids]
         coloured, share = analysis.pca_maps([t for t, _ in pairs], [b for _, b in pairs], encoder_of(method).grid, foreground=foreground)
@@ -56,7 +63,6 @@ def pca_view(
         shares.append(f"{name} {share.sum():.0%}")
     basis = f"One basis over {len(ids)} volumes" if len(ids) > 1 else "A basis of this volume's own"
     said = f"{basis}, another one in each row: compare structure between rows, not colours. Variance that the colours carry: {', '.join(shares)}."
-    told = {"spacing_mm": store.contract.spacing_mm, "patch": patch_of(encoder_of(next(iter(encoders.values()))))}
     return figures.pca_maps(store.cropped(id)[0], maps, title=title or id, caption=said, **told)
 
 
@@ -69,8 +75,9 @@ def _tokens(method, store, id: str) -> tuple[np.ndarray, np.ndarray]:
 
 def telling_patch(store, id: str, *, patch: tuple[int, int, int]) -> int:
     """The patch at a volume's most telling place: its findings where the truth is known, else its heart, else the middle."""
-    layers = {name: store.cropped(id, name)[0] for name in ("organs", "truth") if store.table.at[id, f"has_{name}"]}
     volume = store.cropped(id)[0]
+    organs = store.cropped(id, "organs")[0] if store.table.at[id, "has_organs"] else None
+    layers = {"organs": organs, "truth": examples.cropped_findings(store, id)[0]}
     at = [int(v) // p for v, p in zip(richest(volume, **layers), patch, strict=True)]
     return int(np.ravel_multi_index(at, tuple(n // p for n, p in zip(volume.shape, patch, strict=True))))
 
@@ -79,22 +86,24 @@ def attention_view(
     encoders: Mapping, store, id: str, *, patch: int | None = None, layer: int = -1, head: int | str = MEAN, window: str = "lung", title: str = "",
     made: Mapping | None = None,
 ) -> Picture:  # fmt: skip
-    """What one patch looks at in a layer (from 0; -1 the last), a row per encoder: the mean of the heads, or one head (from 0).
+    """What one patch looks at in a layer (from 0; -1 the last), a row per encoder: the mean of the heads, or one head (from 0). Told from 1.
 
     made: shares (layers, heads, 1, N) by encoder, as `examples.looked_at` gives them. Raises: Refused, IndexError for what an encoder does not have.
     """
-    size = patch_of(encoder_of(next(iter(encoders.values()))))
+    size = _patch_of(encoders)
     patch = telling_patch(store, id, patch=size) if patch is None else patch
     shares = {}
     for name, method in encoders.items():
         require_contract(encoder_of(method), store)
-        known = (made or {}).get(name)
-        heads = examples.of_layer(examples.looked_at(encoder_of(method), store, id, patches=[patch]) if known is None else known, layer)[:, 0]
+        looked = (made or {}).get(name)
+        looked = examples.looked_at(encoder_of(method), store, id, patches=[patch]) if looked is None else looked
+        heads = examples.of_layer(looked, layer)[:, 0]
         if head != MEAN and head not in range(len(heads)):
             raise IndexError(f"head {head}: {name} has {len(heads)}, from 0; or {MEAN!r}")
         shares[name] = heads.mean(0) if head == MEAN else heads[head]
-    which = "mean of the heads" if head == MEAN else f"head {head}"
-    said = f"Patch {patch}, {'last layer' if layer == -1 else f'layer {layer}'}, {which}. Frame: the patch that looks; dot: the one looked at most."
+    depth = "last layer" if layer == -1 else f"layer {layer % len(looked) + 1}"  # the reader counts from 1, as all figures do
+    which = "mean of the heads" if head == MEAN else f"head {head + 1}"
+    said = f"Patch {patch}, {depth}, {which}. Frame: the patch that looks; dot: the one looked at most."
     told = {"query": patch, "spacing_mm": store.contract.spacing_mm, "patch": size, "window": window}
     return figures.attention(store.cropped(id)[0], shares, title=title or id, caption=said, **told)
 
@@ -107,7 +116,8 @@ def encoder_view(methods: Mapping, store, *, ids: Sequence[str] = ()):
     """
     import ipywidgets
 
-    ids = list(ids) or examples.held_out(store)[:SEEN]
+    first = examples.first(store)
+    ids = list(ids) or examples.held_out(store)[:SEEN] or [first]
     if not methods:
         raise Refused("no run is given; give at least one by its name")
     if strange := [id for id in ids if id not in store]:
@@ -131,7 +141,7 @@ def encoder_view(methods: Mapping, store, *, ids: Sequence[str] = ()):
         grid = encoder_of(next(iter(chosen.values()))).grid
         patch = int(np.ravel_multi_index([now[axis] for axis in ("across", "back", "up")], grid))
         made = {name: looked(name, id, patch) for name in chosen}
-        return attention_view(chosen, store, id, patch=patch, layer=now["layer"], head=now["head"], window=now["window"], made=made)
+        return attention_view(chosen, store, id, patch=patch, layer=now["layer"] - 1, head=now["head"], window=now["window"], made=made)
 
     def draw(_=None) -> None:
         for name, views in FOR.items():
@@ -181,8 +191,8 @@ def _controls(methods: Mapping, ids: Sequence[str]) -> dict:
         "one basis": ipywidgets.Checkbox(value=False, description=f"one basis for all {len(ids)} volumes"),
         "front": ipywidgets.Dropdown(options=list(analysis.FOREGROUNDS), description="foreground"),
         **sliders,
-        "layer": ipywidgets.IntSlider(min=0, max=depth - 1, value=depth - 1, description="layer"),
-        "head": ipywidgets.Dropdown(options=[MEAN, *range(heads)], description="head"),
+        "layer": ipywidgets.IntSlider(min=1, max=depth, value=depth, description="layer"),
+        "head": ipywidgets.Dropdown(options=[(MEAN, MEAN), *((str(n + 1), n) for n in range(heads))], description="head"),
     }
 
 

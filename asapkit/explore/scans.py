@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
+from asapkit import examples
 from asapkit.explore import layers
 from asapkit.explore.answers import evidence_voxel, stated
 from asapkit.explore.panel import Report, Slices, chooser, note, report_of, windows
 from asapkit.explore.sheet import Look, Sheet, crop_of
-from asapkit.planes import WINDOWS
 from asapkit.types import Refused
 
 NO_REPORT = "no report: this volume has no sentence to click"
@@ -22,8 +22,6 @@ def scan_view(
     sentence: one of the volume's own report: where its truth is known, the planes go through its evidence and only that is outlined.
     Raises: ValueError for an unknown window; Refused for an unknown volume.
     """
-    if window not in WINDOWS:
-        raise ValueError(f"unknown window {window!r}; there are {', '.join(WINDOWS)}")
     crop = crop_of(store, id)
     bits = stated(store, id, sentence) if sentence else 0
     voxel = [n // 2 for n in crop.volume.shape]
@@ -48,7 +46,7 @@ def browse(store, *, id: str = ""):
     """
     import ipywidgets
 
-    volume, window, told = chooser(store, id or store.ids[0]), windows(), note()
+    volume, window, told = chooser(store, id or examples.first(store)), windows(), note()
     organs = ipywidgets.Checkbox(value=True, description="organs", indent=False, layout={"width": "90px"})
     findings = ipywidgets.Checkbox(value=False, description="findings", indent=False, layout={"width": "90px"})
     now = {"sentence": "", "bits": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from asapkit import examples
 from asapkit.explore import layers
 from asapkit.explore.answers import Answers, check, evidence_voxel
 from asapkit.explore.panel import Report, Slices, chooser, note, report_of, windows
@@ -62,7 +63,7 @@ class Explorer:
 
         self.store, self.answer, self.crop = store, None, None
         self.asked, self.moved = (lambda _: None), (lambda _: None)
-        self.volume, self.window, self.told, self.numbers = chooser(store, id or store.ids[0]), windows(), note(), ipywidgets.HTML()
+        self.volume, self.window, self.told, self.numbers = chooser(store, id or examples.first(store)), windows(), note(), ipywidgets.HTML()
         self.organs = ipywidgets.Checkbox(value=False, description="organs", indent=False, layout={"width": "90px"})
         self.k = ipywidgets.IntText(value=0, description="K (0: selector)", layout={"width": "190px"}, style={"description_width": "110px"})
         self.typed = ipywidgets.Text(description="sentence", placeholder="type and press Enter", continuous_update=False, layout={"width": "98%"})

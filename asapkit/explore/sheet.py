@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from asapkit.drawing import ORGANS, TRUTH
-from asapkit.examples import known_findings
+from asapkit.examples import cropped_findings
 from asapkit.explore import layers
-from asapkit.planes import PLANES, WINDOWS, Cut, cuts, window_text
+from asapkit.planes import PLANES, Cut, cuts, window_hu, window_text
 from asapkit.types import ORGANS as ORGAN_NAMES
 from asapkit.types import Refused
 
@@ -60,10 +60,8 @@ class Crop:
 def crop_of(store, id: str) -> Crop:
     """Raises: Refused for a volume that the store does not hold."""
     volume, affine = store.cropped(id)
-    known, names = known_findings(store, id)
     organs = store.cropped(id, "organs")[0] if store.table.at[id, "has_organs"] else None
-    truth = store.cropped(id, known)[0].astype(np.uint32, copy=False) if known else None
-    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, truth, names)
+    return Crop(id, volume, affine, tuple(store.contract.spacing_mm), organs, *cropped_findings(store, id))
 
 
 class Look(NamedTuple):
@@ -157,7 +155,7 @@ class Sheet:
 
     def _drawn(self, cut: Cut, look: Look, found) -> np.ndarray:
         size, crop = self.boxes[cut.plane][2:], self.crop
-        low, high = WINDOWS[look.window]
+        low, high = window_hu(look.window)
         stretch = 255 / ((high - low) * (1.5 if found is not None else 1.0))  # darker under colours, so that they stand out
         flat = np.clip((on_page(cut, crop.volume).astype(np.float32) - low) * stretch, 0, 255).astype(np.uint8)
         tile = np.repeat(np.asarray(Image.fromarray(flat).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)

@@ -48,6 +48,8 @@ def ranks(table: pd.DataFrame, *, value: str = "effective_rank", title: str = ""
 
     if table.empty:
         raise Refused("the table of ranks is empty; `exhibits.ranks_and_spectra` makes one")
+    if not np.isfinite(table[value]).all():
+        raise Refused(f"{(~np.isfinite(table[value])).sum()} of {len(table)} ranks are not finite; measure them again")
     twin = charts.effective_rank(table, value=value, title=title, caption=caption)
     names = list(dict.fromkeys(table["encoder"]))
     word = "normalised effective rank" if value == "normalised" else "effective rank"
@@ -94,6 +96,9 @@ def spectra(curves: Mapping[str, np.ndarray], *, title: str = "", caption: str =
 
     if not curves:
         raise Refused("no spectra to draw; `exhibits.ranks_and_spectra` makes them")
+    for name, one in curves.items():
+        if np.ndim(one) != 2 or not np.size(one) or not np.isfinite(one).all():
+            raise Refused(f"spectra of {name} {np.shape(one)}: give finite numbers (layers, singular values)")
     twin = charts.spectra(curves, title=title, caption=caption)
     words = THIRDS[min(3, max(len(c) for c in curves.values()))]
     figure = make_subplots(1, len(words), shared_yaxes=True, subplot_titles=words, horizontal_spacing=0.03)

@@ -62,7 +62,9 @@ class Method(nn.Module):
             raise ValueError(f"organ_layer {organ_layer}: the decoder has {config.decoder_depth} blocks, counted from 0")
         self.config, self.gather, self.restore, self.ssa, self.slf = config, alone, restore or None, ssa, slf
         self.organ_layer, self.organ_targets, self.organ_classes = organ_layer, organ_targets, anatomy.classes(organ_classes)
-        self.background = s["organ_background"] and organ_classes == "nine"
+        self.background = s["organ_background"] and aki
+        if self.background and self.organ_classes != anatomy.classes("nine"):
+            raise ValueError("organ_background is of the nine organs alone; with other organ_classes set organ_background=false")
         self.needs = anatomy.needed(self.organ_classes) if aki else ()
         self.partial = not ssa  # parameters of the alignment get no gradient then
 
@@ -132,7 +134,7 @@ class Method(nn.Module):
             share = torch.cat([1 - organs.sum(-1, keepdim=True), organs], dim=-1)
         share = share.clamp(0, 1)
         if self.organ_targets == "one_hot":
-            share = (share == share.amax(-1, keepdim=True)) * (share > 0).to(share.dtype)
+            share = anatomy.one_hot(share, self.organ_classes)
         return objectives.organ_proportions(self.organ_head(decoded), share, known, reduction=self.switches["organ_reduction"])
 
     def similarity_token(self, batch: Batch, keys: Tensor, patches: Tensor, *, weights: Tensor) -> Float[Tensor, "B 1 D"]:
