@@ -5,6 +5,7 @@ and crops; an organ's text is the sentences of the findings that name it, by rul
 normal where no sentence states that something is there; each level of tokens is normalised before it is pooled; organs cut by the crop count; the
 text encoder is frozen; the gradient reaches every rank's features, theirs the own rank's. Needs organ masks; volumes without any are left out.
 Cost: every patch is computed; 1.03 times the CPU time of a step of recipe `ct_clip` (scale small, texts remembered, 2026-11-23).
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .639 (.581 to .702), untrained .556.
 """
 
 from __future__ import annotations

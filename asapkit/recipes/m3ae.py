@@ -6,6 +6,7 @@ always [MASK]; the co-attention has the depth and width of the other recipes' re
 a volume with another report, which gives the same pairs as exchanging images, and two volumes of one report are never one.
 Cost (2026-11-23, forward and backward of 16 phantom volumes at `small`, one thread): 2.9 times ASAP's CPU seconds, 2.5 times its operations: two of
 the three passes see every patch, and three texts are encoded (`text_memory` spares two of them).
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .547 (.496 to .600), untrained .556.
 """
 
 from __future__ import annotations

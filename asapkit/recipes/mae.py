@@ -1,6 +1,7 @@
 """MAE in 3-D: reconstruct the hidden patches from the visible ones; no text, no labels.
 
 Source: He et al., Masked Autoencoders Are Scalable Vision Learners (2111.06377); 3-D form as the ASAP paper's `matched` row (same encoder and data).
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .572 (.521 to .631), untrained .556.
 """
 
 from __future__ import annotations

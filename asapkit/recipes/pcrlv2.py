@@ -5,7 +5,8 @@ place of a U-Net, so that a scale is a depth of the decoder (a choice of methods
 not fall with the epoch; a local view is a box of half the grid along each axis out of one of the two views, at its own position, not a crop disturbed
 on its own; no flips and no turns. The heads that predict and what a disturbance is like are ours, after SimSiam (2011.10566) and methods.md: features
 are standardised over the volumes of all ranks. Layer norms in their place let the features of all volumes become nearly one (LOG.md).
-Cost (2026-11-23, LOG.md): a step at `small` takes 7.2 times as long as of `mae`: nothing is hidden, twice. Nobody has probed it here yet.
+Cost (2026-11-23, LOG.md): a step at `small` takes 7.2 times as long as of `mae`: nothing is hidden, twice.
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .586 (.527 to .641), untrained .556.
 """
 
 from __future__ import annotations

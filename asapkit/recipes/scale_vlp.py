@@ -4,6 +4,7 @@ Source: arXiv 2511.02996; no code was released: its shape follows public summari
 ViT, trained, in place of a frozen one with a light transformer on top; the knowledge is the frozen text encoder's mean token, not a medical
 language model's, or, with knowledge=ontology, what the labels say by an ontology of findings and organs that is ours; volumes of one report do not
 count. Cost: every patch is computed, four times the tokens of a step that hides 75 %.
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .547 (.488 to .603), untrained .556.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ this house's ViT of `scale` in place of SigLIP2's large tower, its places turned
 weights alone); the text encoder is the frozen one, at [CLS], in place of SigLIP2's; the contract's spacing and window; a scan shorter than the
 contract's crop is reflected by it, and only a depth that is no multiple of the patch is padded here. Volumes of one report, chunks of one scan and
 equal texts are no negatives. Cost: every patch of a chunk is computed: 4.5 of the 14 patch layers of a scan at `base`, on average.
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .575 (.522 to .625), untrained .556.
 """
 
 from __future__ import annotations

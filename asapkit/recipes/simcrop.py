@@ -4,6 +4,7 @@ Source: arXiv 2509.08311 (MICCAI 2025); only its downstream code was released, s
 house's 3-D ViT, with the exact share hidden; K is not stated anywhere: the middle of `top_k`. What ASAP adds stands beside it: organs (AKI), a K of
 each sentence's own, the token of the selected patches (f_sim). The alignment's cures are options here as there.
 Cost (2026-11-23, forward and backward of 16 phantom volumes at `small`, one thread): 1.03 times ASAP's CPU seconds, .98 times its operations.
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .583 (.529 to .635), untrained .556.
 """
 
 from __future__ import annotations

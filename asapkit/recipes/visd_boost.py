@@ -9,6 +9,7 @@ weights of 0, then `--init`); queries pool three levels of tokens and the change
 over all its features, and undone afterwards; the codes learn from normal organs alone, and no other loss reaches them; text, organs and what is
 normal as in recipe `fvlm`. Needs organ masks. Cost: 1.38 times the CPU time of a step of recipe `ct_clip` (scale small, texts remembered,
 2026-11-23).
+Result (2026-11-23, `benchmarks.recipes`, one seed, 800 volumes seen at `small`): probe .602 (.556 to .652), untrained .556.
 """
 
 from __future__ import annotations
