@@ -180,6 +180,7 @@ def test_without_positions_features_go_where_their_patches_go(align_from):
 
 
 @pytest.mark.parametrize("options", [{}, {"align_from": "early"}, {"align_from": "stem_and_last", "align_on": "all"}, {"align_over": "batch"}])
+@pytest.mark.slow
 def test_without_positions_the_loss_does_not_know_where_patches_lie(options):
     batch = made_batch(CONFIG)
     moved = shuffled(batch, ORDER)

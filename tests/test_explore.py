@@ -196,6 +196,7 @@ def test_a_sentence_without_truth_says_so(store):
 # --- sentences
 
 
+@pytest.mark.slow
 def test_a_sentence_of_the_report_or_a_typed_one_is_looked_for(store, method):
     widget = explore.sentence_explorer(method, store, id=store.ids[0])
     (picture,), (typed,) = classed(widget, "picture"), classed(widget, "typed")

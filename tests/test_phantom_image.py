@@ -152,6 +152,7 @@ SOLID = {"Consolidation": 150, "Atelectasis": 150, "Lung opacity": 60, "Pleural 
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
+@pytest.mark.slow
 def test_every_finding_is_drawn_where_it_says(finding):
     for seed in (1, 2):
         patient, hu, organs, where = healthy(seed)

@@ -53,7 +53,9 @@ FORMS = [(r, {}) for r in recipes()] + [("asap", o) for o in ASAP[1:]] + [("simc
 FORMS += [("scale_vlp", {"knowledge": "ontology"}), ("scale_vlp", {"knowledge": "ontology", "mode": "official"})]
 
 
-@pytest.mark.parametrize(("recipe", "options"), FORMS)
+@pytest.mark.parametrize(
+    ("recipe", "options"), [(recipe, options) if not options else pytest.param(recipe, options, marks=pytest.mark.slow) for recipe, options in FORMS]
+)
 def test_a_gradient_reaches_every_trainable_parameter(recipe, options):
     method = make(recipe, **options)
     sum(method(made_batch(CONFIG)).values()).backward()
@@ -115,6 +117,7 @@ def test_exchanging_the_images_changes_the_contrast_over_images(recipe):
 
 
 @pytest.mark.parametrize("switch", sorted(asap.CORRECT))
+@pytest.mark.slow
 def test_each_switch_alone_changes_what_it_names_and_nothing_else(switch):
     other = asap.OFFICIAL[switch] if switch != "fusion" else "paper"
     batch = made_batch(CONFIG)
@@ -173,6 +176,7 @@ def test_the_budget_of_a_map_is_that_of_training_where_every_patch_could_be_sele
 @pytest.mark.parametrize(
     "options", [{}, {"restore": 1}, {"ssa": False}, {"f_sim": "all_slots"}, {"align_from": "stem_and_last"}, {"align_positions": "left_out"}]
 )
+@pytest.mark.slow
 def test_hidden_voxels_reach_no_restored_word_even_where_sentences_may_select_them(options):
     method = make("asap", **({"align_from": "stem", "align_on": "all"} | options)).eval()
     batch = made_batch(CONFIG)

@@ -108,6 +108,7 @@ def test_bad_shares_and_stores_are_named(places, tmp_path):
         sources.open([places[1], tmp_path / "first"])
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_several_stores(places, tmp_path, capsys):
     words = ["pretrain", *map(str, places), str(tmp_path / "run"), "--recipe", "mae", "--scale", "toy", "--steps", "2", "--set", "batch_size=2"]
     assert main([*words, "--share", "first=1", "--share", "second=1"]) == 0

@@ -382,6 +382,7 @@ def cohort(tmp_path_factory) -> Path:
     return phantom.make(tmp_path_factory.mktemp("cohort") / "phantom", volumes=8, scale="toy", progress=False)
 
 
+@pytest.mark.slow
 def test_a_phantom_cohort_goes_in_whole_with_its_truth(cohort, tmp_path):
     report = store.write(ct_rate.scans(cohort), tmp_path / "s", config=TOY, progress=False)
     made = store.open(tmp_path / "s")

@@ -359,6 +359,7 @@ def test_every_recipe_trains_on_a_store_and_its_encoder_comes_back(recipe, toy_s
         ("scale_vlp", {}, list(FINDINGS), ""),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_supervision_that_a_store_lacks_is_named_before_the_first_step(recipe, options, lacks, says, toy_store, tmp_path):
     held = store.open(toy_store)
     for name in lacks:
