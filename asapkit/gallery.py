@@ -86,9 +86,11 @@ def _write(path: Path, text: str) -> Path:
 
 
 def thumbnail(picture: bytes) -> str:
-    """A small copy of a picture as a data address; empty where it is none, or one of lines only."""
+    """A small copy of a picture as a data address, one of lines as it is; empty where it is none."""
     from PIL import Image
 
+    if picture_kind(picture) == "svg+xml":
+        return data_address(picture)
     try:
         image = Image.open(io.BytesIO(picture)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -155,6 +155,13 @@ def test_a_picture_brings_its_words_or_is_called_by_the_heading_above_it(tmp_pat
     assert Reader(page).alts == ["Ranks <of> two", "Ranks", "Ranks", "Ranks"]
 
 
+def test_a_chart_of_lines_stands_on_the_index_too(tmp_path):
+    chart = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>'
+    notebook(tmp_path / "build", "10_a", new_markdown_cell("# A?"), new_code_cell("w", outputs=[shown(**{"image_svg+xml": chart})]))
+    index = gallery.make(tmp_path / "build", out=tmp_path / "site").read_text(encoding="utf-8")
+    assert base64.b64encode(chart.encode()).decode() in index and "no picture" not in index
+
+
 def test_the_committed_figure_stands_in_where_a_notebook_has_no_picture(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "10_a.png").write_bytes(base64.b64decode(png()))
