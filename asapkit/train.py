@@ -21,11 +21,10 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from asapkit import checkpoint, sources
+from asapkit import checkpoint, distributed, sources
 from asapkit.batch import Items, Readable, collate
 from asapkit.config import Config
 from asapkit.features import training_rows
@@ -35,8 +34,6 @@ from asapkit.status import recorded
 from asapkit.types import FINDINGS, Batch, Refused
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 def pretrain(
@@ -54,7 +51,7 @@ def pretrain(
         loss that is not finite (naming the volumes).
     """
     run = Path(run)
-    accelerator = make_accelerator(config, device=device)
+    accelerator = distributed.make_accelerator(config, device=device)
     module = recipe_module(recipe)
     weights = module.WEIGHTS | (weights or {})
     items = Items(store, config)
@@ -65,7 +62,7 @@ def pretrain(
     config = getattr(method, "config", config)  # a recipe may settle what its encoder is: config.json must make it again
     if init is not None and not (resume and (run / "state.pt").exists()):  # a checkpoint holds every weight
         log.log((logging.DEBUG, logging.WARNING)[accelerator.is_main_process], checkpoint.start_from(method.encoder, init))  # always said
-    method.gather = partial(gather, accelerator=accelerator)
+    method.gather = partial(distributed.gather, accelerator=accelerator)
     optimizer = make_optimizer(method, config)
     several = {"shares": store.shares} if isinstance(store, Sources) else {}
     said = {"recipe": recipe, "options": options or {}, "weights": weights} | several | ({} if init is None else {"init": str(init)})
@@ -75,9 +72,10 @@ def pretrain(
     history = [] if state is None else continue_from(state, method, optimizer, source=run)
     start = len(history)
     if start >= config.steps:
+        distributed.finish(accelerator)
         return pd.DataFrame(history)
 
-    trainable = over_ranks(method, accelerator, weights)
+    trainable = distributed.over_ranks(method, accelerator, weights)
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
     lead = accelerator.is_main_process
@@ -93,7 +91,7 @@ def pretrain(
             if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
                 checkpoint.save(method, run, optimizer=optimizer, history=history)
             record.beat(step + 1)
-    accelerator.wait_for_everyone()
+    distributed.finish(accelerator)
     return pd.DataFrame(history)
 
 
@@ -122,17 +120,6 @@ def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimiz
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     return state["history"]
-
-
-def over_ranks(method: nn.Module, accelerator, weights: dict[str, float]) -> nn.Module:
-    """The method as every rank trains it. A loss of weight 0, or a recipe that says `partial`, leaves parameters without gradient: DDP must ask."""
-    if accelerator.num_processes == 1:
-        return method
-    from accelerate import DistributedDataParallelKwargs
-
-    partial_graph = getattr(method, "partial", False) or not all(weights.values())
-    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial_graph)
-    return accelerator.prepare_model(method)
 
 
 def train_step(
@@ -177,27 +164,6 @@ def loss_shares(method: nn.Module, micro: list[Batch], accelerator) -> list[dict
     for counts in local:
         shares.append({name: count * accelerator.num_processes / total[name] for name, count in counts.items()})
     return shares
-
-
-def gather(x: Tensor, *, accelerator) -> Tensor:
-    """Joins a tensor over ranks along the first axis, with gradient; shorter later axes are zero-padded (integers with -1)."""
-    if accelerator.num_processes == 1:
-        return x
-    shape = torch.tensor(x.shape, device=x.device)
-    shapes = [torch.zeros_like(shape) for _ in range(accelerator.num_processes)]
-    dist.all_gather(shapes, shape)
-    largest = torch.stack(shapes).amax(0)
-    padding = [p for size, want in reversed(list(zip(x.shape, largest.tolist(), strict=True))) for p in (0, want - size)]
-    padded = nn.functional.pad(x.int() if x.dtype == torch.bool else x, padding, value=0 if x.is_floating_point() or x.dtype == torch.bool else -1)
-    if x.is_floating_point():
-        from torch.distributed.nn.functional import all_gather
-
-        parts = all_gather(padded.contiguous())
-    else:
-        parts = [torch.empty_like(padded) for _ in shapes]
-        dist.all_gather(parts, padded.contiguous())
-    joined = torch.cat([part[: int(s[0])] for part, s in zip(parts, shapes, strict=True)])
-    return joined.bool() if x.dtype == torch.bool else joined
 
 
 def batches(items: Items, ids: list[str], config: Config, *, start: int, accelerator, loaders: int):
@@ -261,19 +227,6 @@ class KeyList(torch.utils.data.Sampler):
 def grouped(table: pd.DataFrame) -> list[list[str]]:
     """Ids of every study, in the order of the studies' names."""
     return [sorted(group.index) for _, group in sorted(table.groupby("study"), key=lambda pair: pair[0])]
-
-
-def make_accelerator(config: Config, *, device: str = "auto"):
-    """accelerate on the CPU, on one GPU, or in every process that was started.  device: auto | cpu | cuda."""
-    from accelerate import Accelerator
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {device!r}: there are auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda': torch sees no GPU here; say device='cpu' or 'auto'")
-    if config.precision not in PRECISIONS:
-        raise ValueError(f"precision {config.precision!r}: there are {', '.join(PRECISIONS)}")
-    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu")
 
 
 def launch(store: Path | Sequence[Path], run: Path, *, processes: int = 1, shares: dict[str, float] | None = None, **how) -> None:

@@ -29,7 +29,7 @@ NETS = {
 }  # fmt: skip
 METHODS = {"recipes"}
 STEPS = {"batch"}
-TRAINING = {"train", "sources", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
+TRAINING = {"train", "distributed", "sources", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "plates", "charts", "ranks", "explore", "viewer", "look", "examples", "exhibits"}
 RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "gallery", "pages", "__main__"}

@@ -16,7 +16,7 @@ import pytest
 import torch
 from made import made_batch
 
-from asapkit import checkpoint, store, train
+from asapkit import checkpoint, distributed, store, train
 from asapkit.config import Config
 from asapkit.types import FINDINGS, Refused
 from asapkit.vit3d import Encoder
@@ -27,7 +27,7 @@ TOY = Config.at("toy", steps=6, batch_size=4)
 def one_process(options: dict, batch, *, accumulate: int = 1) -> tuple[dict, dict]:
     """Losses and gradients of one step, in `accumulate` micro-batches."""
     method = made_method(options)
-    accelerator = train.make_accelerator(TOY)
+    accelerator = distributed.make_accelerator(TOY)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
     size = len(batch) // accumulate
     micro = [batch[n * size : (n + 1) * size] for n in range(accumulate)]
@@ -78,13 +78,14 @@ RANK = """
 import sys, json, torch
 sys.path.insert(0, sys.argv[1])
 import test_train as t
-from asapkit import train
+from functools import partial
+from asapkit import distributed, train
 options = json.loads(sys.argv[3])
-accelerator = train.make_accelerator(t.TOY)
+accelerator = distributed.make_accelerator(t.TOY)
 method = t.made_method(options)
-method.gather = train.partial(train.gather, accelerator=accelerator)
+method.gather = partial(distributed.gather, accelerator=accelerator)
 weights = train.recipe_module(options.get("recipe", "asap")).WEIGHTS | t.weights_of(options)
-model = train.over_ranks(method, accelerator, weights)
+model = distributed.over_ranks(method, accelerator, weights)
 rank = accelerator.process_index
 batch = t.uneven_batch()[2 * rank : 2 * rank + 2]
 optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
@@ -93,6 +94,7 @@ optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n
 row = train.train_step(model, method, [batch], optimizer, accelerator=accelerator, config=t.replace(t.TOY, clip_grad=0.0), weights=weights)
 if rank == 0:
     torch.save({"row": row, "gradients": held}, sys.argv[2])
+distributed.finish(accelerator)
 """
 
 

@@ -1,0 +1,77 @@
+"""Several processes as one: the accelerator, the method that every rank trains, tensors joined over ranks with gradient, an orderly end."""
+
+from __future__ import annotations
+
+import atexit
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from asapkit.config import Config
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+
+
+def make_accelerator(config: Config, *, device: str = "auto"):
+    """accelerate on the CPU, on one GPU, or in every process that was started.  device: auto | cpu | cuda."""
+    from accelerate import Accelerator
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {device!r}: there are auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': torch sees no GPU here; say device='cpu' or 'auto'")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"precision {config.precision!r}: there are {', '.join(PRECISIONS)}")
+    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu")
+
+
+def over_ranks(method: nn.Module, accelerator, weights: dict[str, float]) -> nn.Module:
+    """The method as every rank trains it. A loss of weight 0, or a recipe that says `partial`, leaves parameters without gradient: DDP must ask."""
+    if accelerator.num_processes == 1:
+        return method
+    from accelerate import DistributedDataParallelKwargs
+
+    partial_graph = getattr(method, "partial", False) or not all(weights.values())
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial_graph)
+    return accelerator.prepare_model(method)
+
+
+def gather(x: Tensor, *, accelerator) -> Tensor:
+    """Joins a tensor over ranks along the first axis, with gradient; shorter later axes are zero-padded (integers with -1)."""
+    if accelerator.num_processes == 1:
+        return x
+    shape = torch.tensor(x.shape, device=x.device)
+    shapes = [torch.zeros_like(shape) for _ in range(accelerator.num_processes)]
+    dist.all_gather(shapes, shape)
+    largest = torch.stack(shapes).amax(0)
+    padding = [p for size, want in reversed(list(zip(x.shape, largest.tolist(), strict=True))) for p in (0, want - size)]
+    padded = nn.functional.pad(x.int() if x.dtype == torch.bool else x, padding, value=0 if x.is_floating_point() or x.dtype == torch.bool else -1)
+    joined = torch.cat([part[: int(s[0])] for part, s in zip(_Gather.apply(padded), shapes, strict=True)])
+    return joined.bool() if x.dtype == torch.bool else joined
+
+
+class _Gather(torch.autograd.Function):
+    """A tensor of every rank, stacked. Every rank's loss reads this rank's part, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def finish(accelerator) -> None:
+    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before.
+
+    A process that exits with its group open may be aborted by the group's threads after all its work was done.
+    """
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.end_training)
