@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from asapkit import jobs
 from asapkit import store as stores
 from asapkit.config import Config
 from asapkit.store import Store
@@ -39,6 +37,9 @@ METHODS: dict[str, tuple[str, dict]] = {
 }
 """Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first. A name
 that is not among them is a recipe as it comes."""
+
+ALIGNED = ("asap", "asap_paper")
+"""Runs of which grounding and patient dependence are measured."""
 
 
 @dataclass(frozen=True)
@@ -132,31 +133,25 @@ class Named(dict):
 def runs(out: Path | str, *, plan: Plan) -> dict[str, Path]:
     """Pre-trains every method of the plan that is not finished, `workers` at a time with one thread each; run name -> folder."""
     out = Path(out)
-    folders = {name: out / "runs" / name for name in plan.methods}
-    side_by_side(train_one, [name for name in plan.methods if not finished(folders[name], plan.steps)], out, plan)
-    return folders
+    jobs.side_by_side(trainings(out, plan), workers=plan.workers, doing="runs")
+    return folders_of(out, plan)
 
 
-def side_by_side(work: Callable, names: Iterable[str], out: Path, plan: Plan) -> list:
-    """`work(name, out, plan, position=...)` of every name, `workers` at a time with one thread each; what they return, in order."""
-    names = list(names)
-    if plan.workers <= 1 or len(names) <= 1:
-        return [work(name, out, plan, position=0) for name in names]
-    with ProcessPoolExecutor(plan.workers, mp_context=get_context("spawn"), initializer=single_thread) as pool:
-        return [job.result() for job in [pool.submit(work, name, out, plan, position=n % plan.workers) for n, name in enumerate(names)]]
+def folders_of(out: Path, plan: Plan) -> dict[str, Path]:
+    return {name: out / "runs" / name for name in plan.methods}
 
 
-def single_thread() -> None:
-    import torch
+def trainings(out: Path, plan: Plan) -> dict[str, Callable[[], None]]:
+    """What is not finished, by name of the run."""
+    return {name: partial(train_one, name, out, plan) for name, run in folders_of(out, plan).items() if not finished(run, plan.steps)}
 
-    torch.set_num_threads(1)
 
-
-def train_one(name: str, out: Path, plan: Plan, *, position: int) -> None:
+def train_one(name: str, out: Path, plan: Plan) -> None:
     from asapkit import train
 
     recipe, options, config = plan.training(name)
-    train.pretrain(stores.open(out / "store"), out / "runs" / name, recipe=recipe, config=config, options=options, resume=True, bar_position=position)
+    held = stores.open(out / "store")
+    train.pretrain(held, out / "runs" / name, recipe=recipe, config=config, options=options, resume=True, bar_position=jobs.slot())
 
 
 def finished(run: Path, steps: int) -> bool:
@@ -198,8 +193,8 @@ def grounding(out: Path | str, *, run: Path, prior=None) -> dict:
     table, held = out / f"grounding_{run.name}.csv", out / f"grounding_{run.name}.json"
     if not (table.exists() and held.exists()):
         method, store = checkpoint.load_method(run), stores.open(out / "store")
-        prior = ground.fit(method, store) if prior is None else prior
-        free, gated = (ground.ground(method, store, prior=prior, gate=gate) for gate in ("none", "organ"))
+        prior = ground.fit(method, store, progress=False) if prior is None else prior
+        free, gated = (ground.ground(method, store, prior=prior, gate=gate, progress=False) for gate in ("none", "organ"))
         free.table.to_csv(table, index=False)
         write_json(held, free.summary | {"organ_gate": gated.summary})
     return json.loads(held.read_text())
@@ -212,7 +207,7 @@ def dependence(out: Path | str, *, run: Path) -> dict:
 
     held = Path(out) / f"dependence_{run.name}.json"
     if not held.exists():
-        write_json(held, depend.depend(checkpoint.load_method(run), stores.open(Path(out) / "store")).summary)
+        write_json(held, depend.depend(checkpoint.load_method(run), stores.open(Path(out) / "store"), progress=False).summary)
     return json.loads(held.read_text())
 
 
@@ -222,12 +217,11 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     require_plan(out, plan)
     data(out, plan=plan)
-    folders = runs(out, plan=plan)
+    work, after = train_and_measure(out, plan)
+    jobs.side_by_side(work, after=after, workers=plan.workers, doing="train and measure")
+    folders = folders_of(out, plan)
     _, probes = scores(out, plan=plan, folders=folders)
-    aligned = [name for name in ("asap", "asap_paper") if name in folders]
-    grounded = {name: grounding(out, run=folders[name]) for name in aligned}
-    for name in aligned:
-        dependence(out, run=folders[name])
+    grounded = {name: grounding(out, run=folders[name]) for name in ALIGNED if name in folders}
     keys = ("hit", "chance", "other_patient", "organ_only", "location_prior", "auroc")
     brief = {name: {key: found[key] for key in keys} | {"focal": {k: found["focal"].get(k) for k in keys}} for name, found in grounded.items()}
     result = {
@@ -236,6 +230,33 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
     }  # fmt: skip
     write_json(out / "summary.json", result)
     return result
+
+
+def train_and_measure(out: Path, plan: Plan) -> tuple[dict[str, Callable[[], object]], dict[str, set[str]]]:
+    """Trainings, then what is measured of one run by itself, as far as it is not there: work by name, and what each piece comes after."""
+    folders, work, after = folders_of(out, plan), trainings(out, plan), {}
+    waiting = work.keys() & folders.keys()
+
+    def then(name: str, title: str, job: Callable) -> None:
+        work[title], after[title] = job, {name} & waiting
+
+    for name, run in folders.items():
+        if not (out / "scores.csv").exists():
+            then(name, f"features of {name}", partial(keep_features, out, name, run=run))
+        for part in (grounding, dependence) if name in ALIGNED else ():
+            if not (out / f"{part.__name__}_{name}.json").exists():
+                then(name, f"{part.__name__} of {name}", partial(part, out, run=run))
+    if not (out / "scores.csv").exists():
+        name, run = next(iter(folders.items()))
+        then(name, "features of random", partial(keep_features, out, "random", run=run))
+    return work, after
+
+
+def keep_features(out: Path, name: str, *, run: Path) -> None:
+    """Leaves features that `scores` probes in its cache: those of a run, or those of `random` with the architecture of this run."""
+    from asapkit.features import extract
+
+    extract(encoders({run.name: run})[name], stores.open(out / "store"), out=out / "features", progress=False)
 
 
 def require_plan(out: Path, plan: Plan) -> None:
@@ -259,15 +280,9 @@ def demo(out: Path | str = "demo", *, plan: Plan | None = None, notebooks: Path 
     known = {"scale": plan.scale, "store": str(out / "store"), "runs": str(out / "runs"), "run": str(out / "runs" / "asap"), "steps": plan.steps,
              "options": METHODS["asap"][1], "out": str(out / "figures")}  # fmt: skip
     waiting = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    with ProcessPoolExecutor(max(1, plan.workers), mp_context=get_context("spawn"), initializer=single_threaded_kernels) as pool:
-        jobs = [pool.submit(run_notebook, notebook, out=out / "notebooks", known=known) for notebook in waiting]
-        failures = [failure for job in tqdm(jobs, desc="notebooks") for failure in job.result()]
-    return closing_table(result, failures, out)
-
-
-def single_threaded_kernels() -> None:
-    """For a worker whose kernels run beside those of another: they inherit its environment."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    work = {notebook.stem: partial(run_notebook, notebook, out=out / "notebooks", known=known) for notebook in reversed(waiting)}  # long ones first
+    failures = [line for lines in jobs.side_by_side(work, workers=plan.workers, doing="notebooks").values() for line in lines]
+    return closing_table(result, sorted(failures), out)
 
 
 def run_notebook(notebook: Path, *, out: Path, known: dict) -> list[str]:

@@ -15,14 +15,14 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from asapkit import checkpoint, evidence, examples, exhibits
+from asapkit import checkpoint, evidence, examples, exhibits, jobs
 from asapkit import store as stores
 from asapkit.config import Config
 from asapkit.tasks import classify, depend, ground
@@ -92,7 +92,9 @@ def probe(out: Path, *, run: Path, plan: Plan) -> dict:
     held = out / f"probe_{run.name}.json"
     if not held.exists():
         encoder = checkpoint.load_encoder(run) if run.exists() else checkpoint.random_encoder(plan.config(), seed=int(run.name.rpartition("_")[2]))
-        _, found = classify.compare({run.name: encoder}, stores.open(out / "store"), shares=(1.0,), seeds=plan.seeds, cache=out / "features")
+        _, found = classify.compare(
+            {run.name: encoder}, stores.open(out / "store"), shares=(1.0,), seeds=plan.seeds, cache=out / "features", progress=False
+        )
         evidence.write_json(held, found["probe_macro_auroc"][run.name])
     return json.loads(held.read_text())
 
@@ -113,7 +115,7 @@ def prior_of(out: Path, run: Path) -> ground.Prior:
     return ground.fit(checkpoint.load_method(run), stores.open(out / "store"))
 
 
-def measured(name: str, out: Path, plan: Plan, *, position: int = 0) -> dict[str, dict[str, float]]:
+def measured(name: str, out: Path, plan: Plan) -> dict[str, dict[str, float]]:
     """Every measure of one run, {"value", "low", "high"} each; nan where it has none."""
     run, untrained = out / "runs" / name, name.startswith("untrained_")
     found = {"probe": probe(out, run=run, plan=plan)}
@@ -175,7 +177,7 @@ def experiment(out: Path, *, plan: Plan, seeds: int, parts: Sequence[str] = PART
     plan = replace(plan, methods=tuple(names))
     evidence.runs(out, plan=plan)
     names += [f"untrained_{seed}" for seed in range(seeds)]
-    found = dict(zip(names, evidence.side_by_side(measured, names, out, plan), strict=True))
+    found = jobs.side_by_side({name: partial(measured, name, out, plan) for name in names}, workers=plan.workers, doing="measures")
     first = {"cures": "paper", "selectors": "frozen"}
     return {part: table(found, variants=[*plan.variants(part), "untrained"], first=first[part]) for part in parts}
 
@@ -184,9 +186,10 @@ SHOWN = ("rise", "probe", "focal_hit", "focal_hit-organ_only", "focal_hit-locati
 
 
 def shown(table: pd.DataFrame) -> str:
-    """The measures that decide, with their intervals over the seeds."""
+    """The measures that decide, with their intervals over the seeds; of one seed, over the patients."""
     some = table[table["measure"].isin(SHOWN)]
-    text = [f"{row.mean:.3f} ({row.low:.3f} to {row.high:.3f})" for row in some.itertuples(index=False)]
+    low, high = (some[end].fillna(some[f"patients_{end}"]) for end in ("low", "high"))
+    text = [f"{mean:.3f}" + f" ({a:.3f} to {b:.3f})" * (a == a) for mean, a, b in zip(some["mean"], low, high, strict=True)]
     wide = some.assign(text=text).pivot(index="variant", columns="measure", values="text").reindex(index=table["variant"].unique())
     return wide.reindex(columns=[m for m in SHOWN if m in wide]).fillna("").to_string()
 

@@ -75,6 +75,24 @@ def test_a_restored_volume_keeps_its_visible_patches(done):
     assert examples.reconstruct(checkpoint.load_method(done[0] / "runs" / "supervised"), held, seen["id"]) == {}
 
 
+def test_what_is_measured_of_a_run_comes_after_it_and_is_left_out_once_it_is_there(tmp_path):
+    work, after = evidence.train_and_measure(tmp_path, PLAN)
+    assert list(work)[: len(PLAN.methods)] == list(PLAN.methods), "trainings first, the longest in front"
+    assert after == {f"features of {name}": {name} for name in PLAN.methods} | {"features of random": {PLAN.methods[0]}} | {
+        f"{part} of {name}": {name} for part in ("grounding", "dependence") for name in evidence.ALIGNED
+    }
+    (tmp_path / "scores.csv").touch()
+    (tmp_path / "grounding_asap.json").touch()
+    work, after = evidence.train_and_measure(tmp_path, PLAN)
+    assert set(after) == {"dependence of asap", "grounding of asap_paper", "dependence of asap_paper"} == work.keys() - set(PLAN.methods)
+
+
+@pytest.mark.slow
+def test_the_probe_finds_the_features_that_were_kept_for_it_and_a_finished_folder_has_no_work(done):
+    assert len(list((done[0] / "features").iterdir())) == len(PLAN.methods) + 1
+    assert evidence.train_and_measure(done[0], PLAN) == ({}, {})
+
+
 def test_a_run_that_is_not_there_is_refused_with_the_ones_that_are():
     with pytest.raises(Refused, match="no run 'masp'; there are asap, mae"):
         evidence.Named({"asap": Path("a"), "mae": Path("b")})["masp"]

@@ -32,7 +32,7 @@ STEPS = {"batch"}
 TRAINING = {"train", "distributed", "sources", "optimisers", "checkpoint", "released", "peers", "hub", "features", "status", "runs", "verdict"}
 TASKS = {"tasks"}
 SHOWING = {"figures", "drawing", "planes", "overlays", "plates", "charts", "ranks", "explore", "viewer", "look", "examples", "exhibits"}
-RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "evidence", "gallery", "pages", "__main__"}
+RUNNING = {"estimate", "parity", "scores", "parameters", "workflow", "jobs", "evidence", "gallery", "pages", "__main__"}
 FLOW = [
     (WORDS, WORDS),
     (DATA, WORDS | DATA),
