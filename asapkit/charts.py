@@ -230,9 +230,10 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
         ax.scatter(
             one.patches * 2 ** rng.uniform(-0.1, 0.1, len(one)), row + rng.uniform(-0.25, 0.25, len(one)), s=5, color=CYCLE[0], alpha=0.3, lw=0
         )
-    ax.plot([], [], "o", color=CYCLE[0], markersize=3, label="patches of the evidence, per sentence")
+    ax.plot([], [], "o", color=CYCLE[0], markersize=3, label="a sentence's evidence")
+    ax.plot([], [], color=CYCLE[0], linewidth=4, alpha=0.35, solid_capstyle="round", label="their middle half")
     k = np.exp(np.log(table.k).groupby(table.finding).mean())[order]
-    ax.scatter(k, range(len(order)), marker="D", s=20, color=CYCLE[1], zorder=3, label="K, mean over its sentences")
+    ax.scatter(k, range(len(order)), marker="D", s=20, color=CYCLE[1], zorder=3, label="mean K")
     ax.set_xscale("log", base=2)
     ticks = 2 ** np.arange(0, int(np.log2(max(table.patches.max(), table.k.max()))) + 1)
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -241,7 +242,7 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="patches", ylim=(-0.6, len(order) - 0.4))
     ax.grid(axis="x")
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.08), ncols=2)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.6, -0.1), ncols=3)
     return page
 
 

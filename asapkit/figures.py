@@ -175,11 +175,13 @@ def _values(ax: Axes, volume: np.ndarray) -> None:
     box = ax.get_position()
     ax.set_position((box.x0 + 0.03 * box.width, box.y0, 0.94 * box.width, box.height * 0.86))
     ax.autoscale(axis="y")
-    ax.set(facecolor="white", xlim=(-2100, 2100), xticks=[-1000, 0, 1000])
-    ax.hist(np.clip(volume, -2100, 2100).ravel()[:: max(1, volume.size // 400_000)], bins=105, range=(-2100, 2100), color="#0072B2", log=True)
+    ax.set(facecolor="white", xlim=(-1500, 2100), xticks=[-1000, 0, 1000, 2000])
+    some = volume.ravel()[:: max(1, volume.size // 400_000)]
+    ax.hist(np.clip(some, -1500, 2099), bins=90, range=(-1500, 2100), color="#0072B2", log=True)
     ax.axvspan(-1000, 1000, color="#0072B2", alpha=0.07, linewidth=0)
     ax.set_yticks([], [])
     ax.minorticks_off()
-    ax.text(0.02, 0.98, "voxels, log scale", fontsize=6.5, color=GREY, va="top", transform=ax.transAxes)
-    ax.set_xlabel("HU (shaded: -1000 to 1000)", labelpad=1)
+    ax.set_ylabel("voxels, log scale", fontsize=6.5, color=GREY, labelpad=1)
+    beyond = " and more: the last bar" if (some > 2060).any() else ""
+    ax.set_xlabel("HU (shaded: -1000 to 1000" + (f"; 2060{beyond})" if beyond else ")"), labelpad=1)
     ax.spines["bottom"].set_visible(True)

@@ -20,6 +20,7 @@ from asapkit.planes import Cut, bits_of, busiest, ct, cuts, frame, position
 Patch = tuple[int, int, int]
 FOCAL = 0.01  # of a volume's voxels: an instance of a finding that fills more is too spread out to point at
 MOST_ARROWS = 3  # on one slice
+MARK_MM = 22.0  # from the middle of an edge, where the side marks stand
 ARROW_MM = 38.0
 
 
@@ -65,13 +66,15 @@ def _focal(truth: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def _arrow(ax: Axes, cut: Cut, place: np.ndarray) -> None:
-    """An arrow to a place (mm on the page), from the side where it leaves the body's middle in sight."""
-    middle = np.array(cut.size_mm) / 2
+    """An arrow to a place (mm on the page): from outside if there is room, else from another side, and clear of the side marks where it can be."""
+    size = np.array(cut.size_mm)
+    middle = size / 2
     way = place - middle
-    way = way / max(np.hypot(*way), 1e-6) if np.hypot(*way) > 0.15 * min(cut.size_mm) else np.array([0.7, 0.7])
-    tail = place + way * ARROW_MM
-    if ((tail < 3) | (tail > np.array(cut.size_mm) - 3)).any():
-        tail = place - way * ARROW_MM
+    way = way / max(np.hypot(*way), 1e-6) if np.hypot(*way) > 0.15 * min(size) else np.array([0.7, 0.7])
+    marks = np.array([[middle[0], 0], [middle[0], size[1]], [0, middle[1]], [size[0], middle[1]]])
+    tails = [place + ARROW_MM * np.array(side) for side in (way, -way, (way[1], -way[0]), (-way[1], way[0]))]
+    within = [tail for tail in tails if ((tail > 3) & (tail < size - 3)).all()] or tails[1:2]
+    tail = next((t for t in within if np.hypot(*(marks - t).T).min() > MARK_MM), within[0])
     glow = [Stroke(linewidth=2.6, foreground="black"), Normal()]
     how = {"arrowstyle": "-|>,head_length=3.2,head_width=1.7", "shrinkA": 0, "shrinkB": 2.5, "linewidth": 1.1, "color": "white", "path_effects": glow}
     ax.add_patch(FancyArrowPatch(tail, place, **how))
