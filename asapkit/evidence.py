@@ -133,7 +133,7 @@ class Named(dict):
 def runs(out: Path | str, *, plan: Plan) -> dict[str, Path]:
     """Pre-trains every method of the plan that is not finished, `workers` at a time with one thread each; run name -> folder."""
     out = Path(out)
-    jobs.side_by_side(trainings(out, plan), workers=plan.workers, doing="runs")
+    jobs.side_by_side(trainings(out, plan), workers=plan.workers, doing="runs", bars=True)
     return folders_of(out, plan)
 
 
@@ -218,7 +218,7 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
     require_plan(out, plan)
     data(out, plan=plan)
     work, after = train_and_measure(out, plan)
-    jobs.side_by_side(work, after=after, workers=plan.workers, doing="train and measure")
+    jobs.side_by_side(work, after=after, workers=plan.workers, doing="train and measure", bars=True)
     folders = folders_of(out, plan)
     _, probes = scores(out, plan=plan, folders=folders)
     grounded = {name: grounding(out, run=folders[name]) for name in ALIGNED if name in folders}

@@ -15,19 +15,20 @@ _slot = 0
 
 
 def side_by_side(
-    work: Mapping[str, Callable[[], Any]], *, after: Mapping[str, Iterable[str]] | None = None, workers: int, doing: str, progress: bool = True
-) -> dict[str, Any]:
+    work: Mapping[str, Callable[[], Any]], *, after: Mapping[str, Iterable[str]] | None = None, workers: int, doing: str, bars: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """What every piece of work returns, by name; of those that may start the first named does, `workers` at a time.
 
     work: callables that a process can be sent, such as a `partial` of a module's function.   after: the names that each waits for.
-    doing: what the bar calls it.
+    doing: what the bar calls it.   bars: the pieces draw bars of their own on the line of their `slot`; this one stands below.
     Raises: what the first piece to fail raised; those that were not begun are dropped. graphlib.CycleError when they wait for each other.
     """
     order = TopologicalSorter({name: (after or {}).get(name, ()) for name in work})
     order.prepare()
     place = {name: n for n, name in enumerate(work)}
     found = {}
-    with tqdm(total=len(work), desc=doing, position=max(1, workers), disable=not progress or len(work) <= 1) as bar:
+    with tqdm(total=len(work), desc=doing, position=max(1, workers) if bars else 0, disable=not progress or len(work) <= 1) as bar:
 
         def done(name: str, value: Any) -> None:
             found[name] = value

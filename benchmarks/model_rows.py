@@ -158,7 +158,7 @@ def optimiser(models: Models, count: int) -> list[Row]:
     plain = torch.optim.AdamW(groups, foreach=False, fused=False)
     for parameter in ours.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3) if parameter.requires_grad else None
-    t = rounds({"plain": plain.step, "ours": made.step}, count=count)
+    t = rounds({"plain": plain.step, "ours": made.step}, count=max(count, 15))
     ours.zero_grad(set_to_none=True)
     return [compared("optimiser step (AdamW)", t["plain"], t["ours"], at_least=4)]
 
