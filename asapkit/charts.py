@@ -220,7 +220,8 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
         return empty_page("No sentence with truth: the extent of its evidence is not known.", title=title, caption=caption)
     by = table.groupby("finding")
     order = by["patches"].median().sort_values(kind="stable").index
-    page = chart_page(5.6, 1.0 + 0.2 * len(order), title, caption)
+    tall = 0.2 * max(5, len(order))
+    page = chart_page(5.6, 1.1 + tall, title, caption)
     ax = page.subplots()
     rng = np.random.default_rng(0)
     for row, finding in enumerate(order):
@@ -233,7 +234,7 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     ax.plot([], [], "o", color=CYCLE[0], markersize=3, label="a sentence's evidence")
     ax.plot([], [], color=CYCLE[0], linewidth=4, alpha=0.35, solid_capstyle="round", label="their middle half")
     k = np.exp(np.log(table.k).groupby(table.finding).mean())[order]
-    ax.scatter(k, range(len(order)), marker="D", s=20, color=CYCLE[1], zorder=3, label="mean K")
+    ax.scatter(k, range(len(order)), marker="D", s=20, color=CYCLE[1], zorder=3, label="K, geometric mean")
     ax.set_xscale("log", base=2)
     ticks = 2 ** np.arange(0, int(np.log2(max(table.patches.max(), table.k.max()))) + 1)
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -242,7 +243,7 @@ def k_extent(table: pd.DataFrame, *, title: str = "", caption: str = "") -> Pict
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="patches", ylim=(-0.6, len(order) - 0.4))
     ax.grid(axis="x")
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.6, -0.1), ncols=3)
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, -0.4 / tall), ncols=3)  # inches below
     return page
 
 

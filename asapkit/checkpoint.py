@@ -57,11 +57,14 @@ def trained_state(method: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items() if not k.startswith(tuple(frozen))}
 
 
-def save(method: nn.Module, run: Path, *, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
-    """weights.safetensors, state.pt and history.csv; a kill between any two bytes leaves the last complete checkpoint readable."""
+def save(method: nn.Module, run: Path, *, optimizer: torch.optim.Optimizer, history: list[dict], rng: Tensor) -> None:
+    """weights.safetensors, state.pt and history.csv; a kill between any two bytes leaves the last complete checkpoint readable.
+
+    rng: of `distributed.random_states`.
+    """
     run = Path(run)
     weights = trained_state(method)
-    state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "history": history, "weights": weights}
+    state = {"optimizer": optimizer.state_dict(), "rng": rng, "history": history, "weights": weights}
     _replace(run / "state.pt", lambda path: torch.save(state, path))
     _replace(run / "weights.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
     import pandas as pd

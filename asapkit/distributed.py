@@ -23,7 +23,8 @@ def make_accelerator(config: Config, *, device: str = "auto"):
         raise ValueError("device 'cuda': torch sees no GPU here; say device='cpu' or 'auto'")
     if config.precision not in PRECISIONS:
         raise ValueError(f"precision {config.precision!r}: there are {', '.join(PRECISIONS)}")
-    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu")
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()  # said, or accelerate takes the processes that were started for one each
+    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=on_cpu)
 
 
 def over_ranks(method: nn.Module, accelerator, weights: dict[str, float]) -> nn.Module:
@@ -65,6 +66,12 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
+
+
+def random_states(accelerator) -> Tensor:
+    """The state of every rank's generator of the CPU, (ranks, bytes); every rank must ask."""
+    state = torch.get_rng_state().unsqueeze(0)
+    return gather(state.int().to(accelerator.device), accelerator=accelerator).to("cpu", torch.uint8)
 
 
 def finish(accelerator) -> None:

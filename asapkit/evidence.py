@@ -38,6 +38,7 @@ METHODS: dict[str, tuple[str, dict]] = {
 """Run name -> recipe and options; `random` is the same encoder without training. In the order in which they are started, longest first. A name
 that is not among them is a recipe as it comes."""
 
+PROBES = ("scores.csv", "probes.json")  # in the order in which they are written
 ALIGNED = ("asap", "asap_paper")
 """Runs of which grounding and patient dependence are measured."""
 
@@ -173,8 +174,8 @@ def scores(out: Path | str, *, plan: Plan, folders: dict[str, Path]) -> tuple[pd
     from asapkit.tasks import classify
 
     out = Path(out)
-    table, held = out / "scores.csv", out / "probes.json"
-    if not (table.exists() and held.exists()):
+    table, held = (out / name for name in PROBES)
+    if not there(out, *PROBES):
         rows, found = classify.compare(encoders(folders), stores.open(out / "store"), seeds=plan.seeds, cache=out / "features")
         rows.to_csv(table, index=False)
         write_json(held, found)
@@ -191,7 +192,7 @@ def grounding(out: Path | str, *, run: Path, prior=None) -> dict:
 
     out = Path(out)
     table, held = out / f"grounding_{run.name}.csv", out / f"grounding_{run.name}.json"
-    if not (table.exists() and held.exists()):
+    if not there(out, table.name, held.name):
         method, store = checkpoint.load_method(run), stores.open(out / "store")
         prior = ground.fit(method, store, progress=False) if prior is None else prior
         free, gated = (ground.ground(method, store, prior=prior, gate=gate, progress=False) for gate in ("none", "organ"))
@@ -235,21 +236,25 @@ def experiment(out: Path | str, *, plan: Plan) -> dict:
 def train_and_measure(out: Path, plan: Plan) -> tuple[dict[str, Callable[[], object]], dict[str, set[str]]]:
     """Trainings, then what is measured of one run by itself, as far as it is not there: work by name, and what each piece comes after."""
     folders, work, after = folders_of(out, plan), trainings(out, plan), {}
-    waiting = work.keys() & folders.keys()
+    waiting, probed = work.keys() & folders.keys(), there(out, *PROBES)
 
     def then(name: str, title: str, job: Callable) -> None:
         work[title], after[title] = job, {name} & waiting
 
     for name, run in folders.items():
-        if not (out / "scores.csv").exists():
+        if not probed:
             then(name, f"features of {name}", partial(keep_features, out, name, run=run))
         for part in (grounding, dependence) if name in ALIGNED else ():
-            if not (out / f"{part.__name__}_{name}.json").exists():
+            if not there(out, f"{part.__name__}_{name}.json", *[f"grounding_{name}.csv"] * (part is grounding)):
                 then(name, f"{part.__name__} of {name}", partial(part, out, run=run))
-    if not (out / "scores.csv").exists():
+    if not probed:
         name, run = next(iter(folders.items()))
         then(name, "features of random", partial(keep_features, out, "random", run=run))
     return work, after
+
+
+def there(out: Path, *names: str) -> bool:
+    return all((out / name).exists() for name in names)
 
 
 def keep_features(out: Path, name: str, *, run: Path) -> None:
@@ -263,8 +268,9 @@ def require_plan(out: Path, plan: Plan) -> None:
     """A folder holds one experiment. Raises: Refused if it holds another."""
     wanted = json.loads(json.dumps(plan.told()))
     file = out / "plan.json"
-    if file.exists() and json.loads(file.read_text()) != wanted:
-        raise Refused(f"{out}: holds an experiment with other settings; choose another folder or delete it")
+    held = json.loads(file.read_text()) if file.exists() else wanted
+    if differs := sorted(name for name in wanted.keys() | held.keys() if name != "workers" and wanted.get(name) != held.get(name)):
+        raise Refused(f"{out}: holds an experiment with other settings ({', '.join(differs)}); choose another folder or delete it")
     write_json(file, wanted)
 
 
@@ -311,7 +317,9 @@ def closing_table(result: dict, failures: list[str], out: Path) -> str:
 
 
 def write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    part.replace(path)
 
 
 def as_lines(rows: Iterable[tuple[str, str]]) -> str:

@@ -182,6 +182,6 @@ def _values(ax: Axes, volume: np.ndarray) -> None:
     ax.set_yticks([], [])
     ax.minorticks_off()
     ax.set_ylabel("voxels, log scale", fontsize=6.5, color=GREY, labelpad=1)
-    beyond = " and more: the last bar" if (some > 2060).any() else ""
-    ax.set_xlabel("HU (shaded: -1000 to 1000" + (f"; 2060{beyond})" if beyond else ")"), labelpad=1)
+    ends = " and ".join(which for which, there in (("first", (some < -1500).any()), ("last", (some > 2099).any())) if there)
+    ax.set_xlabel("HU (shaded: -1000 to 1000" + (f"; the {ends} bar holds all beyond)" if ends else ")"), labelpad=1)
     ax.spines["bottom"].set_visible(True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from graphlib import TopologicalSorter
 from multiprocessing import get_context
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from asapkit import workers as crew
+from asapkit.types import Refused
+
+GRACE_S = 5  # for pieces that are told to stop
 _slot = 0
 
 
@@ -22,8 +27,11 @@ def side_by_side(
 
     work: callables that a process can be sent, such as a `partial` of a module's function.   after: the names that each waits for.
     doing: what the bar calls it.   bars: the pieces draw bars of their own on the line of their `slot`; this one stands below.
-    Raises: what the first piece to fail raised; those that were not begun are dropped. graphlib.CycleError when they wait for each other.
+    Raises: what the first piece to fail raised; the others under way are stopped where they are, none is begun. Refused, naming those under way,
+        when a process is killed. ValueError for a name to wait for that is not there; graphlib.CycleError when they wait for each other.
     """
+    if unknown := sorted({name for names in (after or {}).values() for name in names} - work.keys()):
+        raise ValueError(f"nothing is called {unknown[0]!r}; there are {', '.join(work)}")
     order = TopologicalSorter({name: (after or {}).get(name, ()) for name in work})
     order.prepare()
     place = {name: n for n, name in enumerate(work)}
@@ -46,15 +54,26 @@ def side_by_side(
 
 
 def _in_pool(work: Mapping[str, Callable], order: TopologicalSorter, place: dict[str, int], done: Callable, workers: int) -> None:
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0),)) as pool:
-        running = {}
+    context, others = get_context("spawn"), set(multiprocessing.active_children())
+    ready, running = [], {}
+    with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0),)) as pool:
         try:
             while order.is_active():
-                running |= {pool.submit(work[name]): name for name in sorted(order.get_ready(), key=place.get)}
+                ready = sorted([*ready, *order.get_ready()], key=place.get)
+                while ready and len(running) < workers:  # none in waiting: what a pool holds ready is begun even when it is shut down
+                    name = ready.pop(0)
+                    running[pool.submit(work[name])] = name
                 for job in wait(running, return_when=FIRST_COMPLETED).done:
-                    done(running.pop(job), job.result())
-        except BaseException:
+                    value = job.result()
+                    done(running.pop(job), value)
+        except BrokenProcessPool as error:
+            names = ", ".join(running.values())
+            raise Refused(f"{names}: {crew.DIED}; what is done is kept, run again to go on") from error
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # the pieces were told as well: time to say in their records that they were stopped
+                wait(running, timeout=GRACE_S)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -66,10 +85,7 @@ def slot() -> int:
 
 def _begin(taken) -> None:
     global _slot
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for what it starts, such as a notebook's kernel
+    crew.begin_worker()
     with taken.get_lock():
         _slot = taken.value
         taken.value += 1

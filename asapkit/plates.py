@@ -72,9 +72,10 @@ def _arrow(ax: Axes, cut: Cut, place: np.ndarray) -> None:
     way = place - middle
     way = way / max(np.hypot(*way), 1e-6) if np.hypot(*way) > 0.15 * min(size) else np.array([0.7, 0.7])
     marks = np.array([[middle[0], 0], [middle[0], size[1]], [0, middle[1]], [size[0], middle[1]]])
-    tails = [place + ARROW_MM * np.array(side) for side in (way, -way, (way[1], -way[0]), (-way[1], way[0]))]
-    within = [tail for tail in tails if ((tail > 3) & (tail < size - 3)).all()] or tails[1:2]
-    tail = next((t for t in within if np.hypot(*(marks - t).T).min() > MARK_MM), within[0])
+    long = min(ARROW_MM, 0.2 * min(size))
+    tails = [place + long * np.array(side) for side in (way, -way, (way[1], -way[0]), (-way[1], way[0]))]
+    within = [tail for tail in tails if ((tail > 0.02 * size) & (tail < 0.98 * size)).all()] or tails[1:2]
+    tail = next((t for t in within if np.hypot(*(marks - t).T).min() > min(MARK_MM, 0.12 * min(size))), within[0])
     glow = [Stroke(linewidth=2.6, foreground="black"), Normal()]
     how = {"arrowstyle": "-|>,head_length=3.2,head_width=1.7", "shrinkA": 0, "shrinkB": 2.5, "linewidth": 1.1, "color": "white", "path_effects": glow}
     ax.add_patch(FancyArrowPatch(tail, place, **how))

@@ -69,16 +69,19 @@ def pretrain(
     state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
     if accelerator.is_main_process:
         checkpoint.record_store(run, store.root, {name: held.root for name, held in store.stores.items()} if several else {})
-    history = [] if state is None else continue_from(state, method, optimizer, source=run)
+    lead = accelerator.is_main_process
+    history = [] if state is None else continue_from(state, method, optimizer, source=run, rank=accelerator.process_index)
     start = len(history)
     if start >= config.steps:
+        if lead and checkpoint.steps_done(run) < start:  # killed while it wrote the last of its files
+            with recorded(run, start=start, steps=config.steps, lead=lead):
+                checkpoint.save(method, run, optimizer=optimizer, history=history, rng=state["rng"])
         distributed.finish(accelerator)
         return pd.DataFrame(history)
 
     trainable = distributed.over_ranks(method, accelerator, weights)
     stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
     report_effective_batch(config, accelerator, recipe)
-    lead = accelerator.is_main_process
     bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
     with bar, tracking(run) if lead else nullcontext() as tracker, recorded(run, start=start, steps=config.steps, lead=lead) as record:
         for step, micro in zip(range(start, config.steps), stream, strict=False):
@@ -88,8 +91,10 @@ def pretrain(
             history.append(row | ({"source": sources.source(micro[0].ids[0])} if several else {}))
             bar.update()
             bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
-            if lead and ((step + 1) % save_every == 0 or step + 1 == config.steps):
-                checkpoint.save(method, run, optimizer=optimizer, history=history)
+            if (step + 1) % save_every == 0 or step + 1 == config.steps:
+                rng = distributed.random_states(accelerator)
+                if lead:
+                    checkpoint.save(method, run, optimizer=optimizer, history=history, rng=rng)
             record.beat(step + 1)
     distributed.finish(accelerator)
     return pd.DataFrame(history)
@@ -114,11 +119,12 @@ def require_volumes(store: Readable, ids: list[str], method: nn.Module, *, recip
             raise Refused(f"recipe {recipe} needs {words}; {store.root} has none for any training volume: {get} (README, your own data){spare}")
 
 
-def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path) -> list[dict]:
-    """Puts the last checkpoint back: weights, optimiser, random state; returns its history."""
+def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimizer, *, source: Path, rank: int) -> list[dict]:
+    """Puts the last checkpoint back: weights, optimiser, random state of this rank; returns its history."""
     checkpoint.fill(method, state["weights"], str(source))
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
+    states = torch.atleast_2d(state["rng"])  # older checkpoints hold one
+    torch.set_rng_state(states[rank % len(states)].contiguous())
     return state["history"]
 
 

@@ -61,7 +61,7 @@ def each(
 def _pool(workers: int) -> ProcessPoolExecutor:
     """Forked from a clean server process that imported the library once; spawned where there is no forking."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin_worker)
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
@@ -73,10 +73,10 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return ProcessPoolExecutor(workers, context, _start_worker)
+    return ProcessPoolExecutor(workers, context, begin_worker)
 
 
-def _start_worker() -> None:
+def begin_worker() -> None:
     """One thread per worker, and no orphans: a worker ends when the process that started it is gone (kill -9 included)."""
     import torch  # loaded by asapkit.types anyway
 

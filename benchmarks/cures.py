@@ -2,11 +2,12 @@
 
     python -m benchmarks.cures [--out FOLDER] [--only cures|selectors] [--seeds N] [--steps N] [--quick]
 
-Trains `asap` at `small` with three seeds each on a phantom cohort of its own, on which nothing was chosen, and measures every run on its held-out
-patients. Writes FOLDER (cohort, store, runs, one json per run and measure) and benchmarks/records/cures.csv and selectors.csv: a row per variant
-and measure with the mean over the seeds, its interval (Student's t over the seeds: how another training would come out, on these patients), the mean
-of the runs' own intervals (bootstrap over patients, of this training), and what each seed gave. Runs that are there are kept: --seeds 5 after
---seeds 3 trains two more of each. --quick (scale toy, four steps, one seed) only shows that it runs, and records nothing.
+Trains `asap` at `small` with three seeds (or `--seeds`) each on a phantom cohort of its own, on which nothing was chosen, and measures every run
+on its held-out patients. Writes FOLDER (cohort, store, runs, one json per run and measure) and benchmarks/records/cures.csv and selectors.csv: a
+row per variant and measure with the mean over the seeds, its interval (Student's t over the seeds: how another training would come out, on these
+patients), the mean of the runs' own intervals (bootstrap over patients, of this training), what each seed gave, and the steps of a training. Runs
+that are there are kept: --seeds 5 after --seeds 3 trains two more of each. --quick (scale toy, four steps, one seed) only shows that it runs, and
+records nothing.
 """
 
 from __future__ import annotations
@@ -186,10 +187,15 @@ SHOWN = ("rise", "probe", "focal_hit", "focal_hit-organ_only", "focal_hit-locati
 
 
 def shown(table: pd.DataFrame) -> str:
-    """The measures that decide, with their intervals over the seeds; of one seed, over the patients."""
+    """The measures that decide: (low to high) over the seeds; of one seed, [low to high] over the patients."""
     some = table[table["measure"].isin(SHOWN)]
-    low, high = (some[end].fillna(some[f"patients_{end}"]) for end in ("low", "high"))
-    text = [f"{mean:.3f}" + f" ({a:.3f} to {b:.3f})" * (a == a) for mean, a, b in zip(some["mean"], low, high, strict=True)]
+    text = []
+    for row in some.itertuples(index=False):
+        over_seeds, over_patients = (row.low, row.high), (row.patients_low, row.patients_high)
+        low, high = over_seeds if row.low == row.low else over_patients
+        text.append(
+            f"{row.mean:.3f}" + ("" if low != low else f" ({low:.3f} to {high:.3f})" if row.low == row.low else f" [{low:.3f} to {high:.3f}]")
+        )
     wide = some.assign(text=text).pivot(index="variant", columns="measure", values="text").reindex(index=table["variant"].unique())
     return wide.reindex(columns=[m for m in SHOWN if m in wide]).fillna("").to_string()
 
@@ -208,10 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         parser.error(f"--seeds {seeds}, --steps {steps}: give at least 1 of each")
     tables = experiment(given.out, plan=replace(plan, steps=steps), seeds=seeds, parts=(given.only,) if given.only else PARTS)
     for part, rows in tables.items():
-        print(f"\n{part}\n{shown(rows)}")
+        print(f"\n{part}, {steps} steps: (intervals over seeds), [over patients where there is one seed]\n{shown(rows)}")
         if not given.quick:
             RECORDS.mkdir(exist_ok=True)
-            rows.to_csv(RECORDS / f"{part}.csv", index=False, float_format="%.4g")
+            rows.assign(steps=steps).to_csv(RECORDS / f"{part}.csv", index=False, float_format="%.4g")
     return tables
 
 

@@ -41,8 +41,9 @@ def test_a_second_run_takes_what_is_there_and_another_plan_is_refused(done):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("weights.safetensors")}
     assert evidence.experiment(out, plan=PLAN) == result
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("weights.safetensors")} and len(before) == 4
-    with pytest.raises(Refused, match="holds an experiment with other settings"):
+    with pytest.raises(Refused, match=r"holds an experiment with other settings \(config, steps\)"):
         evidence.experiment(out, plan=replace(PLAN, steps=5))
+    assert evidence.experiment(out, plan=replace(PLAN, workers=2)) == result, "with how many processes says nothing of what is found"
 
 
 @pytest.mark.slow
@@ -81,8 +82,8 @@ def test_what_is_measured_of_a_run_comes_after_it_and_is_left_out_once_it_is_the
     assert after == {f"features of {name}": {name} for name in PLAN.methods} | {"features of random": {PLAN.methods[0]}} | {
         f"{part} of {name}": {name} for part in ("grounding", "dependence") for name in evidence.ALIGNED
     }
-    (tmp_path / "scores.csv").touch()
-    (tmp_path / "grounding_asap.json").touch()
+    for name in (*evidence.PROBES, "grounding_asap.csv", "grounding_asap.json"):
+        (tmp_path / name).touch()
     work, after = evidence.train_and_measure(tmp_path, PLAN)
     assert set(after) == {"dependence of asap", "grounding of asap_paper", "dependence of asap_paper"} == work.keys() - set(PLAN.methods)
 

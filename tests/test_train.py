@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -128,9 +129,7 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
 
 
 def clean_environment() -> dict[str, str]:
-    import os
-
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_warm_up_then_cosine():
@@ -171,17 +170,25 @@ def test_the_order_of_volumes_is_a_function_of_the_step(toy_store):
 TRAIN = """
 import sys
 from pathlib import Path
+import torch.distributed as dist
 from asapkit import store, train
 from asapkit.config import Config
 config = Config.at("toy", steps=int(sys.argv[3]), batch_size=4)
 train.pretrain(store.open(sys.argv[1]), Path(sys.argv[2]), recipe="asap", config=config, resume=True, save_every=2, progress=False)
+assert (dist.get_world_size() if dist.is_initialized() else 1) == int(sys.argv[4])
 """
 
 
 @pytest.mark.slow
-def test_a_run_killed_and_resumed_has_the_same_losses_bit_for_bit(toy_store, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_and_resumed_has_the_same_losses_bit_for_bit(toy_store, tmp_path, processes):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+
     def start(run):
-        return subprocess.Popen([sys.executable, "-c", TRAIN, str(toy_store), str(run), "12"], env=clean_environment())
+        command = [sys.executable, *launcher, str(script), str(toy_store), str(run), "12", str(processes)]
+        return subprocess.Popen(command, env=clean_environment())
 
     assert start(tmp_path / "whole").wait(timeout=240) == 0
     victim = start(tmp_path / "killed")
@@ -190,7 +197,8 @@ def test_a_run_killed_and_resumed_has_the_same_losses_bit_for_bit(toy_store, tmp
         if state.exists() and len(state.read_text().splitlines()) >= 5:
             break
         time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
+    for pid in family(victim.pid):
+        os.kill(pid, signal.SIGKILL)
     victim.wait()
     done = len(pd.read_csv(state))
     assert 0 < done < 12, "killed too late to test anything"
@@ -198,6 +206,24 @@ def test_a_run_killed_and_resumed_has_the_same_losses_bit_for_bit(toy_store, tmp
     a, b = (pd.read_csv(tmp_path / name / "history.csv", float_precision="round_trip") for name in ("whole", "killed"))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
     assert (tmp_path / "whole" / "weights.safetensors").read_bytes() == (tmp_path / "killed" / "weights.safetensors").read_bytes()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started: the ranks of a launcher are in sessions of their own."""
+    children = [int(child) for listed in Path(f"/proc/{pid}/task").glob("*/children") for child in listed.read_text().split()]
+    return [pid, *(member for child in children for member in family(child))]
+
+
+def test_a_run_killed_between_the_files_of_its_last_checkpoint_is_completed(toy_store, tmp_path):
+    held, config = store.open(toy_store), replace(TOY, steps=2)
+    first = train.pretrain(held, tmp_path, recipe="mae", config=config, progress=False)
+    weights = (tmp_path / "weights.safetensors").read_bytes()
+    for name in ("weights.safetensors", "history.csv"):
+        (tmp_path / name).unlink()
+    (tmp_path / "status.json").write_text((tmp_path / "status.json").read_text().replace("finished", "running"))
+    pd.testing.assert_frame_equal(train.pretrain(held, tmp_path, recipe="mae", config=config, resume=True, progress=False), first)
+    assert (tmp_path / "weights.safetensors").read_bytes() == weights and checkpoint.steps_done(tmp_path) == 2
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "finished"
 
 
 def test_a_loss_that_is_not_finite_names_the_volumes():
@@ -243,7 +269,7 @@ def test_weights_with_missing_keys_are_refused_by_name(toy_store, tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     method, optimizer = torch.nn.Linear(2, 2), None
     optimizer = torch.optim.AdamW(method.parameters())
-    checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}])
+    checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}], rng=torch.get_rng_state())
     before = (tmp_path / "state.pt").read_bytes()
 
     def full(*_, **__):
@@ -251,7 +277,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeyp
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(Refused, match="free some disk space"):
-        checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}, {"step": 1}])
+        checkpoint.save(method, tmp_path, optimizer=optimizer, history=[{"step": 0}, {"step": 1}], rng=torch.get_rng_state())
     assert (tmp_path / "state.pt").read_bytes() == before and not list(tmp_path.glob("*.part"))
 
 
