@@ -124,7 +124,7 @@ def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimiz
     checkpoint.fill(method, state["weights"], str(source))
     optimizer.load_state_dict(state["optimizer"])
     states = torch.atleast_2d(state["rng"])  # older checkpoints hold one
-    torch.set_rng_state(states[rank % len(states)].contiguous())
+    torch.set_rng_state(states[rank % len(states)].clone())  # torch 2.13 crashes on a view of a larger tensor
     return state["history"]
 
 
