@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import time
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from asapkit.config import Config
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+SETTLE_S = 0.5
 
 
 def make_accelerator(config: Config, *, device: str = "auto"):
@@ -75,10 +77,14 @@ def random_states(accelerator) -> Tensor:
 
 
 def finish(accelerator) -> None:
-    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before.
-
-    A process that exits with its group open may be aborted by the group's threads after all its work was done.
-    """
+    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before."""
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
-        atexit.register(accelerator.end_training)
+        atexit.register(_leave, accelerator)
+
+
+def _leave(accelerator) -> None:
+    """Leaves the group while Python still runs, with time for its threads to let go of their last tensors: one that does so while the interpreter
+    ends aborts a process whose work is done, and torch 2.13 has nothing to wait for (pytorch issue 190489)."""
+    accelerator.end_training()
+    time.sleep(SETTLE_S)

@@ -66,16 +66,15 @@ def pretrain(
     optimizer = make_optimizer(method, config)
     several = {"shares": store.shares} if isinstance(store, Sources) else {}
     said = {"recipe": recipe, "options": options or {}, "weights": weights} | several | ({} if init is None else {"init": str(init)})
-    state = prepare_run(run, config, said, resume=resume, lead=accelerator.is_main_process)
-    if accelerator.is_main_process:
-        checkpoint.record_store(run, store.root, {name: held.root for name, held in store.stores.items()} if several else {})
     lead = accelerator.is_main_process
+    state = prepare_run(run, config, said, resume=resume, lead=lead)
+    if lead:
+        checkpoint.record_store(run, store.root, {name: held.root for name, held in store.stores.items()} if several else {})
     history = [] if state is None else continue_from(state, method, optimizer, source=run, rank=accelerator.process_index)
     start = len(history)
     if start >= config.steps:
-        if lead and checkpoint.steps_done(run) < start:  # killed while it wrote the last of its files
-            with recorded(run, start=start, steps=config.steps, lead=lead):
-                checkpoint.save(method, run, optimizer=optimizer, history=history, rng=state["rng"])
+        if lead and checkpoint.steps_done(run) < start:
+            complete(run, method, optimizer, state)
         distributed.finish(accelerator)
         return pd.DataFrame(history)
 
@@ -92,9 +91,7 @@ def pretrain(
             bar.update()
             bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
             if (step + 1) % save_every == 0 or step + 1 == config.steps:
-                rng = distributed.random_states(accelerator)
-                if lead:
-                    checkpoint.save(method, run, optimizer=optimizer, history=history, rng=rng)
+                save(method, run, optimizer, history, accelerator)
             record.beat(step + 1)
     distributed.finish(accelerator)
     return pd.DataFrame(history)
@@ -126,6 +123,20 @@ def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimiz
     states = torch.atleast_2d(state["rng"])  # older checkpoints hold one
     torch.set_rng_state(states[rank % len(states)].clone())  # torch 2.13 crashes on a view of a larger tensor
     return state["history"]
+
+
+def save(method: nn.Module, run: Path, optimizer: torch.optim.Optimizer, history: list[dict], accelerator) -> None:
+    """A checkpoint with the random state of every rank, which all must ask for; the first one writes."""
+    rng = distributed.random_states(accelerator)
+    if accelerator.is_main_process:
+        checkpoint.save(method, run, optimizer=optimizer, history=history, rng=rng)
+
+
+def complete(run: Path, method: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Writes the files that a run lacks which was killed while it wrote the last of its checkpoints."""
+    done = len(state["history"])
+    with recorded(run, start=done, steps=done, lead=True):
+        checkpoint.save(method, run, optimizer=optimizer, history=state["history"], rng=state["rng"])
 
 
 def train_step(

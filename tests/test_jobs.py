@@ -79,7 +79,9 @@ def test_a_process_that_is_killed_is_one_line_that_names_what_was_under_way():
 
 
 PARENT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in a shell's background inherit that it is ignored
 sys.path.insert(0, sys.argv[1])
 from functools import partial
 from pathlib import Path
