@@ -91,7 +91,7 @@ def pretrain(
             bar.update()
             bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
             if (step + 1) % save_every == 0 or step + 1 == config.steps:
-                save(method, run, optimizer, history, accelerator)
+                save(method, run, optimizer=optimizer, history=history, accelerator=accelerator)
             record.beat(step + 1)
     distributed.finish(accelerator)
     return pd.DataFrame(history)
@@ -125,7 +125,7 @@ def continue_from(state: dict, method: nn.Module, optimizer: torch.optim.Optimiz
     return state["history"]
 
 
-def save(method: nn.Module, run: Path, optimizer: torch.optim.Optimizer, history: list[dict], accelerator) -> None:
+def save(method: nn.Module, run: Path, *, optimizer: torch.optim.Optimizer, history: list[dict], accelerator) -> None:
     """A checkpoint with the random state of every rank, which all must ask for; the first one writes."""
     rng = distributed.random_states(accelerator)
     if accelerator.is_main_process:
