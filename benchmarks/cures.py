@@ -191,11 +191,8 @@ def shown(table: pd.DataFrame) -> str:
     some = table[table["measure"].isin(SHOWN)]
     text = []
     for row in some.itertuples(index=False):
-        over_seeds, over_patients = (row.low, row.high), (row.patients_low, row.patients_high)
-        low, high = over_seeds if row.low == row.low else over_patients
-        text.append(
-            f"{row.mean:.3f}" + ("" if low != low else f" ({low:.3f} to {high:.3f})" if row.low == row.low else f" [{low:.3f} to {high:.3f}]")
-        )
+        low, high, (begin, end) = (row.low, row.high, "()") if row.low == row.low else (row.patients_low, row.patients_high, "[]")
+        text.append(f"{row.mean:.3f}" + f" {begin}{low:.3f} to {high:.3f}{end}" * (low == low))
     wide = some.assign(text=text).pivot(index="variant", columns="measure", values="text").reindex(index=table["variant"].unique())
     return wide.reindex(columns=[m for m in SHOWN if m in wide]).fillna("").to_string()
 
