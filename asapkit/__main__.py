@@ -19,6 +19,7 @@ import asapkit
 
 GOOD, UNUSABLE, SOME_REFUSED = 0, 1, 2
 CORES = os.cpu_count() or 1
+HELD = ("weights.safetensors", "model.safetensors", "pytorch_model.bin")  # what a folder of a run, or of a model hub, calls its weights
 WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 EXPECTED = (ValueError, OSError, ImportError, LookupError, FloatingPointError)  # said in one line; anything else is our fault and says where
 
@@ -83,6 +84,7 @@ def _data_commands(command) -> None:
         doctor, "look for faults in a dataset, a store, a run or a file of weights; without one, describe this environment",
         _argument("dataset", metavar="DATASET", type=Path, nargs="?", help="a dataset, one scan, a store, a run folder, or weights (.pt ...)"),
         _layout(), workers, _argument("--export", type=Path, metavar="DIR", help="write the encoder of a file of weights, ready for a model hub"),
+        _argument("--crop", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels of another crop: the positions of weights for its grid"),
     )  # fmt: skip
     command(
         preprocess, "volumes, organs and reports into a store", _argument("dataset", metavar="DATASET", type=Path),
@@ -125,6 +127,7 @@ def _model_commands(command) -> None:
         _argument("--share", action="append", default=[], metavar="NAME=NUMBER", help="how often one of several stores is drawn"),
         _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
         _argument("--resume", action="store_true", help="go on from the last checkpoint"),
+        _argument("--save-every", type=int, default=100, metavar="N", help="steps between two checkpoints (default: 100)"),
         _argument("--init", type=Path, metavar="ENCODER", help="run folder or weights file whose encoder is the start (MAE's of ImageNet, say)"),
         setting,
     )  # fmt: skip
@@ -175,12 +178,14 @@ def doctor(options) -> int:
     if options.dataset is None:
         print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
         return GOOD
-    if any((options.dataset / name).is_file() for name in ("method.json", "weights.safetensors")):
-        options.dataset /= "weights.safetensors"  # a run folder
+    if inside := [name for name in HELD if (options.dataset / name).is_file()]:
+        options.dataset /= inside[0]  # a run's folder, or one as a model hub gives it
+    elif (options.dataset / "method.json").is_file():
+        options.dataset /= HELD[0]
     if options.dataset.suffix.lower() in WEIGHTS and not options.dataset.is_dir():
         return _weights(options)
-    if options.export:
-        raise ValueError("--export needs a file of weights")
+    if options.export or options.crop:
+        raise ValueError(f"--{'export' if options.export else 'crop'} needs a file of weights")
     if (options.dataset / "preprocess.json").is_file():
         scans, found = library.stored(options.dataset)
     elif options.dataset.is_file() and options.dataset.suffix != ".csv":
@@ -231,7 +236,8 @@ def pretrain(options) -> int:
     config, method = parameters.for_recipe(options.recipe, options.scale, _pairs("--set", options.settings) | steps)
     held = sources.open(options.stores, shares=_pairs("--share", options.share, read=float))
     done, began = checkpoint.steps_done(options.run), time.monotonic()
-    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, resume=options.resume, init=options.init)
+    how = {"resume": options.resume, "init": options.init, "save_every": options.save_every}
+    history = train.pretrain(held, options.run, recipe=options.recipe, config=config, options=method, **how)
     seconds = time.monotonic() - began
     if int(os.environ.get("RANK", 0)) == 0:
         print(history.tail(1).to_string(index=False))
@@ -323,11 +329,11 @@ def _weights(options) -> int:
     from asapkit.peers import reading
 
     if hub.exported(options.dataset):
-        if options.export:
-            raise ValueError(f"{options.dataset}: is an export already; copy its folder")
+        if options.export or options.crop:
+            raise ValueError(f"{options.dataset}: is an export already, with a crop of its own; copy its folder")
         print(hub.report(options.dataset.parent))
         return GOOD
-    found = reading.load(options.dataset)
+    found = reading.load(options.dataset, crop=options.crop and tuple(options.crop))
     print(found.report)
     if options.export:
         print(f"exported to {hub.export(found, options.export)}")

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 Grid = tuple[int, int, int]
 SMALLEST = 1e-12  # of s_1: what a log sees in place of a singular value of zero
 FOREGROUNDS = ("body", "component")  # of `pca_maps`
-CLIPPED = (2, 98)  # percentiles of a component that are no and full colour
+CLIPPED = (1, 99)  # percentiles of a component that are no and full colour
 STEEP = 1e-6  # of s_1: below it a Gram matrix knows a singular value too badly
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -133,14 +134,26 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, tuple) or not value or min(value) <= 0:
                 raise ValueError(f"{name} {value!r}: give numbers above 0, as 2,4,8")
-        for name, low in (("lr", 0.0), ("hide", 0.0), ("hide_words", 0.0)):
-            if not low < getattr(self, name) < (float("inf") if name == "lr" else 1.0):
-                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0{'' if name == 'lr' else ' and below 1'}")
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed}: give a whole number of at least 0")
+        for name in ("lr", "hide", "hide_words", "clip_grad"):
+            below = math.inf if name in ("lr", "clip_grad") else 1.0
+            if not 0.0 < getattr(self, name) < below:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0{'' if below == math.inf else ' and below 1'}")
+        for name, low, high in (("warmup", 0.0, 1.0), ("weight_decay", 0.0, math.inf), ("seed", 0, 2**63)):
+            if not low <= getattr(self, name) < high:
+                limit = "" if high == math.inf else f" and below {'1' if high == 1.0 else '2^63'}"
+                raise ValueError(f"{name} {getattr(self, name)}: give a {'whole ' if name == 'seed' else ''}number of at least 0{limit}")
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas {self.betas}: give two numbers of at least 0 and below 1")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads"), ("word_width", "word_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"{width} {getattr(self, width)} is not a multiple of {heads} {getattr(self, heads)}")
+
+    def volumes_on_each(self, processes: int) -> int:
+        """Volumes of a step on each of so many processes, which share a batch evenly.  Raises: ValueError where they cannot."""
+        if self.batch_size % processes:
+            fitting = math.ceil(self.batch_size / processes) * processes
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of {processes} processes; set batch_size={fitting}")
+        return self.batch_size // processes
 
     @property
     def grid(self) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from asapkit.checkpoint import make_method, trained_state
 from asapkit.config import Config
+from asapkit.language import TextEncoder
 from asapkit.train import recipe_module
 from asapkit.types import FINDINGS, ORGANS, Batch
 
@@ -143,7 +144,7 @@ def paper_text(method: nn.Module) -> nn.Module:
     """The method with a text encoder of the paper's size (BERT-base) and random weights: for counting and timing, with nothing downloaded."""
     from transformers import BertConfig, BertModel
 
-    from asapkit.language import Projection, TextEncoder
+    from asapkit.language import Projection
 
     bert = BertModel(BertConfig(hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.25), add_pooling_layer=False)
     width = bert.config.hidden_size
@@ -197,18 +198,23 @@ class Estimate:
     memory_gib: float  # per device
     store_gib: float
     run_gib: float
+    short: int  # volumes that a step of the configuration lacks to give every device as many
+    text_encoder: str  # empty where none is read
 
     def __str__(self) -> str:
         days = f" ({self.hours / 24:.1f} days)" if self.hours > 48 else ""
         source = f"{REACHED:.0%} of what this machine's matrix products reach" if self.measured else "as given"
+        text = f", text encoder {self.text_encoder}" if self.text_encoder else ""
         return "\n".join([
             f"{self.recipe} at {self.scale}, {self.precision}: {self.volumes} volumes x {self.epochs} epochs on {self.gpus} device(s)",
-            f"operations         {self.tflop:.3g} TFLOP per volume, forward and backward",
+            f"operations         {self.tflop:.3g} TFLOP per volume, forward and backward{text}",
             f"rate               {self.rate / 1e12:.3g} TFLOP/s sustained per device, {source}",
             f"time               {self.hours:.4g} h{days}",
             f"volumes per second {self.volumes_per_second:.3g}: what the loaders must deliver",
             f"memory             {self.memory_gib:.3g} GiB per device of {self.batch} volume(s): weights, gradients, AdamW, activations",
             f"disk               {self.store_gib:.4g} GiB store, {self.run_gib:.3g} GiB run folder",
+            *([f"note               for {self.gpus} devices: --set batch_size={self.batch * self.gpus} (it is {self.batch * self.gpus - self.short})"]
+              if self.short else []),
         ])  # fmt: skip
 
 
@@ -228,13 +234,13 @@ def training(
     Raises: ValueError for numbers that are not positive.
     """
     for name, value in (("volumes", volumes), ("epochs", epochs), ("gpus", gpus), ("tflops", 1 if tflops is None else tflops)):
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} {value}: give a number above 0")
     method = counted_method(recipe, config, options or {})
     cost = mean_count(method, example(config), weights=recipe_module(recipe).WEIGHTS, precision=config.precision)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     rate = tflops * 1e12 if tflops else REACHED * matmul_rate(dtype=dtype)
-    batch = math.ceil(config.batch_size / gpus)
+    batch = math.ceil(config.batch_size / gpus)  # `pretrain` wants a batch that the devices share evenly
     per_second = gpus * rate / cost.flops
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in method.parameters() if not p.requires_grad)
@@ -246,6 +252,8 @@ def training(
         memory_gib=(16 * trained + 4 * frozen + batch * cost.kept) / GIB,
         store_gib=volumes * voxels * 2 * PACKED / GIB,
         run_gib=(2 * saved + 8 * trained) / GIB,
+        short=batch * gpus - config.batch_size,
+        text_encoder=config.text_encoder if any(isinstance(module, TextEncoder) for module in method.modules()) else "",
     )  # fmt: skip
 
 

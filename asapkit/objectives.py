@@ -75,8 +75,9 @@ def align_in_report(
 ) -> Float[Tensor, ""]:
     """InfoNCE between the sentences of a report and the mean of the patches that each selected, both directions summed (eq. 8, 10).
 
-    Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: padded sentences stay as
-    negatives, as released. other: what each sentence selected in another image, one more negative of its own where `wrong`.
+    Sentences with equal `meaning` are no negatives of one another. mean, worth: see `sentence_mean`. pad_columns: every other slot is a
+    negative, as released: padding, and sentences of equal meaning too. other: what each sentence selected in another image, one more negative
+    of its own where `wrong`.
     """
     terms = report_terms(
         sentence, evidence, real, meaning=meaning, temperature=temperature, pad_columns=pad_columns, other=other, wrong=wrong
@@ -99,7 +100,7 @@ def report_terms(
     logits = unit(sentence) @ unit(evidence).mT / temperature
     same = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
     blocked = torch.zeros_like(same).expand(logits.shape) if pad_columns else ~real.unsqueeze(1).expand(logits.shape)
-    if meaning is not None:
+    if meaning is not None and not pad_columns:
         blocked = blocked | ((meaning.unsqueeze(2) == meaning.unsqueeze(1)) & ~same)
     blocked = blocked & ~same
     rows = logits.masked_fill(blocked, -math.inf)
@@ -153,10 +154,8 @@ def sentence_mean(
 
 
 def words(logits: Float[Tensor, "M W"], target: Int[Tensor, " M"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the counted positions of all reports (eq. 14: the hidden words); a target of -1 does not count."""
-    if not (target >= 0).any():
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits.float(), target, ignore_index=-1)
+    """Mean cross-entropy over the counted positions of all reports (eq. 14: the hidden words), 0 for none; a target of -1 does not count."""
+    return F.cross_entropy(logits.float(), target, ignore_index=-1, reduction="sum") / (target >= 0).sum().clamp(min=1)
 
 
 def labels_bce(logits: Float[Tensor, "B F"], labels: Float[Tensor, "B F"]) -> Float[Tensor, ""]:

@@ -2,7 +2,7 @@
 
 A folder holds manifest.json (names, shapes and the rule that generates every weight), inputs.npz, outputs.npz, encoder_only.npz and grads.json.
 Everything is computed through the functions that training uses. Put in from outside are what the released run drew at random (noise, hidden words,
-padding hidden too, ties among padded slots) and that no sentence counts as another's duplicate. The number of heads is the released one.
+padding hidden too, ties among padded slots). The number of heads is the released one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from asapkit.types import FINDINGS, Batch, Refused
 from asapkit.vit3d import patchify, sincos_positions
 
 FLOATS, LOSSES, GRADIENTS = 1e-5, 5e-6, 1e-5
+SLICED = (4, 7, 10)
+"""The blocks whose outputs a folder holds, counted from 1, where an encoder has as many."""
 LOSS_NAMES = ("reconstruct", "organs", "words", "align")
 """In the order of the stored losses."""
 
@@ -46,8 +48,17 @@ class Row:
 
 
 def compare(folder: Path | str) -> list[Row]:
-    """Every stored array and gradient beside ours. Raises: Refused for a folder that lacks a file, or weights that the rule does not give."""
-    folder = Path(folder)
+    """Every stored array and gradient beside ours.
+
+    Raises: Refused for a folder that lacks a file or an array, arrays that do not fit one another, or weights that the rule does not give.
+    """
+    try:
+        return compared(Path(folder))
+    except (RuntimeError, TypeError, IndexError) as error:  # what torch and numpy say of shapes and types that do not fit
+        raise Refused(f"{folder}: its arrays do not fit one another ({' '.join(str(error).split())[:160]}); fetch the folder again") from error
+
+
+def compared(folder: Path) -> list[Row]:
     if missing := [n for n in ("manifest.json", "inputs.npz", "outputs.npz", "encoder_only.npz", "grads.json") if not (folder / n).exists()]:
         raise Refused(f"{folder}: lacks {', '.join(missing)}; give a folder of reference outputs")
     manifest, norms = (read(folder / name) for name in ("manifest.json", "grads.json"))
@@ -67,7 +78,7 @@ def compare(folder: Path | str) -> list[Row]:
         method.alignment.select = lambda *_args, **_kwargs: chosen
         rows += loss_rows(method, batch, outputs["losses"])
     rows += gradient_rows(method, batch, norms)
-    return rows
+    return rows + [excerpt_row(outputs, norms)]
 
 
 class Arrays(dict):
@@ -203,7 +214,7 @@ def row(name: str, ours: Tensor | np.ndarray, stored: np.ndarray, *, allowed: fl
     ours = np.asarray(ours.detach() if isinstance(ours, Tensor) else ours)
     if ours.shape != stored.shape:
         return Row(f"{name} (shape {ours.shape} beside {stored.shape})", float("inf"), allowed)
-    if np.issubdtype(stored.dtype, np.integer):
+    if np.issubdtype(ours.dtype, np.integer) or np.issubdtype(stored.dtype, np.integer):
         return Row(name, float((ours != stored).mean()), 0.0)
     if stored.size == 0:
         return Row(name, 0.0, allowed)
@@ -221,7 +232,7 @@ def encoder_rows(method: asap.Method, inputs: Mapping, whole: Mapping) -> Iterat
     for number, block in enumerate(encoder.blocks, start=1):
         x = block(x)
         for name, state in ((f"block{number:02d}_slice", states[number]), (f"seg_block{number:02d}_slice", x)):
-            if name in whole:
+            if number in SLICED:
                 yield row(f"encoder_only/{name}", state[..., : whole[name].shape[-1]], whole[name])
 
 
@@ -271,7 +282,8 @@ def selection_rows(method: asap.Method, batch: Batch, outputs: Mapping, *, sente
     ranked = similarity.sort(dim=-1, descending=True).values
     k = selector.budget(mixture).round().long().unsqueeze(-1)
     gap = ranked.gather(-1, k - 1) - ranked.gather(-1, k.clamp(max=ranked.shape[-1] - 1))
-    yield Row("selection_gap", float(np.abs(gap.squeeze(-1).double().numpy() - outputs["selection_gap"]).max()), FLOATS)
+    apart = np.abs(gap.squeeze(-1).double().numpy() - outputs["selection_gap"]).max()  # of the similarities that it is a difference of
+    yield Row("selection_gap", float(apart / np.abs(outputs["similarity"]).max()), FLOATS)
     for prefix, chosen in (("lowtie_", weights), ("", stored_selection(outputs))):
         evidence = chosen @ patches
         yield row(f"{prefix}sentence_visual_features", evidence, outputs[f"{prefix}sentence_visual_features"])
@@ -317,6 +329,14 @@ def gradient_rows(method: asap.Method, batch: Batch, norms: Mapping[str, float |
             scale = norms[name.removesuffix("bias") + "weight"] if name.endswith("key.bias") else norm  # a key bias has none in exact arithmetic
             yield Row(f"gradient/{name}", abs(float(part.double().norm()) - norm) / max(scale, 1e-12), GRADIENTS)
     yield Row(f"gradients where there are none{': ' + ', '.join(reached) if reached else ''}", float(len(reached)), 0.0)
+
+
+def excerpt_row(outputs: Mapping, norms: Mapping[str, float | None]) -> Row:
+    """The gradient norms that stand in outputs.npz as well: share of them that grads.json says otherwise."""
+    said = dict(zip(outputs["grad_names"].tolist(), outputs["grad_norms"].tolist(), strict=True)) | dict.fromkeys(outputs["grad_none_names"].tolist())
+    there = np.array([[norm, norms[name]] for name, norm in said.items()], float)  # none is NaN
+    other = [name for name, (one, two) in zip(said, there, strict=True) if not np.isclose(one, two, rtol=GRADIENTS, equal_nan=True)]
+    return Row(f"grad_norms beside grads.json{': ' + ', '.join(other[:3]) if other else ''}", len(other) / max(len(said), 1), 0.0)
 
 
 def report(rows: list[Row]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from asapkit.config import Config
 from asapkit.language import CXR_BERT
 from asapkit.types import Refused
-from asapkit.vit3d import sincos_positions
+from asapkit.vit3d import is_sincos
 
 RULES: tuple[tuple[str, str], ...] = (
     (r"(cls_token|blocks\..+|norm\.\w+)", r"encoder.\1"),
@@ -122,14 +122,18 @@ def load(file: Path | str, *, text_encoder: str = CXR_BERT, **settings) -> nn.Mo
     Raises: Refused, in one line, for a file that cannot be read, holds no alignment head, or does not fill the whole method.
     """
     from asapkit.checkpoint import make_method
-    from asapkit.peers.reading import opened
+    from asapkit.peers.reading import admit, opened
 
     file = Path(file)
     state, _ = opened(file)
     if missing := [name for name in ("finding_align_img_mlp.dense_to_output.weight", "patch_embed.proj.weight") if name not in state]:
         raise Refused(f"{file.name}: no released ASAP with its alignment head (no {missing[0]}); `asapkit doctor` says whose weights these are")
     try:
+        for name, value in state.items():
+            if not why_dropped(name) or "pos_embed" in name:
+                admit(name, value, file=file.name)
         config = sizes(state, text_encoder=text_encoder, **settings)
+        require_all_blocks(config, settings)
         ours = translate({name: value.float() for name, value in state.items() if value.is_floating_point()})
     except (ValueError, KeyError) as error:
         raise Refused(f"{file.name}: not of the released model's form ({error})") from error
@@ -164,11 +168,21 @@ def sizes(state: Mapping[str, Tensor], *, text_encoder: str, **settings) -> Conf
     config = Config.at("base", **(known | settings))
     if "pos_embed" in state:
         stored = state["pos_embed"].reshape(-1, config.width)[1:].float()
-        if len(stored) == config.patches and not torch.allclose(stored, sincos_positions(config.grid, config.width), atol=1e-4):
+        if len(stored) == config.patches and not is_sincos(stored, config.grid):
             raise ValueError("its positions are not the released sin-cos code")
         if len(stored) != config.patches and "crop" not in settings:
             raise ValueError(f"positions of {len(stored)} patches, a crop of {config.crop} has {config.patches}; give the crop of its training")
     return config
+
+
+def require_all_blocks(config: Config, given: Mapping) -> None:
+    """Raises: ValueError for fewer blocks than published at the published widths, unless that depth is `given`: a file may have lost its end."""
+    published = Config.at("base")
+    if all(getattr(config, name) == getattr(published, name) for name in WIDTHS):
+        for name in ("depth", "decoder_depth", "word_depth"):
+            found, wanted = getattr(config, name), getattr(published, name)
+            if found < wanted and name not in given:
+                raise ValueError(f"{found} of {wanted} blocks, {name}: the file is incomplete, or give {name}={found}")
 
 
 def blocks(state: Mapping, prefix: str) -> int:

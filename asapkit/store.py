@@ -16,7 +16,6 @@ import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -32,6 +31,7 @@ from asapkit import workers as crew
 from asapkit.config import Config, Contract
 from asapkit.preprocess import LAYERS, Job, Outcome
 from asapkit.types import Refused, Scan
+from asapkit.writing import LOCK, one_writer, writable
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -73,7 +73,8 @@ def write(
     """
     root = Path(path)
     crew.require_address(scheduler)
-    with _locked(root):
+    _require_place(root)
+    with one_writer(root):
         _declare(root, config)
         preprocess.clear_partial(root)
         jobs, refused = _jobs(scans, root, config.contract, check)
@@ -90,7 +91,7 @@ def write(
                 _stop_if_fatal(outcome)
                 (refused if outcome.reason else written).append(outcome)
                 bar.update()
-        with _writable(root):
+        with writable(root):
             tables.assemble(root, [job.scan for job in jobs], refused, progress=progress)
         preprocess.clear_partial(root)
     order = sorted(refused, key=lambda r: (r.id, r.path, r.reason))
@@ -123,7 +124,7 @@ def _bad_id(id: str) -> str:
 def _there_already(jobs: list[Job], bar: tqdm) -> set[str]:
     """Ids that need no work. In threads: it is the waiting for a network file system that takes the time."""
     there = set()
-    with _writable(jobs[0].root if jobs else Path()), ThreadPoolExecutor(8) as threads:
+    with writable(jobs[0].root if jobs else Path()), ThreadPoolExecutor(8) as threads:
         for job, done in zip(jobs, threads.map(preprocess.is_done, jobs), strict=True):
             if done:
                 there.add(job.scan.id)
@@ -147,42 +148,12 @@ def _stop_if_fatal(outcome: Outcome) -> None:
         raise Refused(f"{outcome.reason}; what is finished is kept: make room (or give write permission) and run again to go on")
 
 
-@contextmanager
-def _writable(root: Path):
-    """Raises: Refused, one line, in place of an OSError on the store's own files."""
-    try:
-        yield
-    except OSError as error:
-        raise Refused(f"cannot write {root}: {error.strerror or error}; make room (or give write permission) and run again to go on") from error
-
-
-@contextmanager
-def _locked(root: Path):
-    """One writer per store; the lock of a killed process frees itself.
-
-    Raises: Refused when `root` is a file, holds something else, or is being written.
-    """
+def _require_place(root: Path) -> None:
+    """Raises: Refused when `root` is a file, or holds something else than a store."""
     if root.exists() and not root.is_dir():
         raise Refused(f"{root} is a file; name a folder for the store")
-    if root.is_dir() and not (root / "preprocess.json").exists() and set(os.listdir(root)) - {".lock", preprocess.PARTIAL}:
+    if root.is_dir() and not (root / "preprocess.json").exists() and set(os.listdir(root)) - {LOCK, preprocess.PARTIAL}:
         raise Refused(f"{root} holds other things than a store (no preprocess.json); name a new or empty folder")
-    with _writable(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(f"another process is writing {root}; wait for it or stop it") from error
-        except (ImportError, OSError):  # no such locks on this system or file system
-            log.debug("no lock on %s", root)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                (root / ".lock").unlink()
 
 
 # --- the contract
@@ -207,7 +178,7 @@ def _declare(root: Path, config: Config) -> None:
         "libraries": libraries,
     }
     value["hash"] = _hash(value)
-    with _writable(root):
+    with writable(root):
         preprocess.write_atomic(root, root / "preprocess.json", preprocess.as_json(value))
 
 

@@ -32,6 +32,7 @@ from asapkit.optimisers import make_optimizer
 from asapkit.sources import Sources
 from asapkit.status import recorded
 from asapkit.types import FINDINGS, Batch, Refused
+from asapkit.writing import one_writer, writable
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def pretrain(
     Raises: Refused for a store of another contract or without what the recipe learns from, a run folder that holds another configuration, or a
         loss that is not finite (naming the volumes).
     """
+    if save_every < 1:
+        raise ValueError(f"save_every {save_every}: give a number of at least 1")
     run = Path(run)
     accelerator = distributed.make_accelerator(config, device=device)
     module = recipe_module(recipe)
@@ -67,34 +70,33 @@ def pretrain(
     several = {"shares": store.shares} if isinstance(store, Sources) else {}
     said = {"recipe": recipe, "options": options or {}, "weights": weights} | several | ({} if init is None else {"init": str(init)})
     lead = accelerator.is_main_process
-    state = prepare_run(run, config, said, resume=resume, lead=lead)
-    if lead:
-        checkpoint.record_store(run, store.root, {name: held.root for name, held in store.stores.items()} if several else {})
-    history = [] if state is None else continue_from(state, method, optimizer, source=run, rank=accelerator.process_index)
-    start = len(history)
-    if start >= config.steps:
-        if lead and checkpoint.steps_done(run) < start:
-            complete(run, method, optimizer, state)
+    with one_writer(run) if lead else nullcontext():
+        state = prepare_run(run, config, said, store=store, resume=resume, lead=lead)
+        history = [] if state is None else continue_from(state, method, optimizer, source=run, rank=accelerator.process_index)
+        start = len(history)
+        if start >= config.steps:
+            if lead and checkpoint.steps_done(run) < start:
+                complete(run, method, optimizer, state)
+            distributed.finish(accelerator)
+            return pd.DataFrame(history)
+
+        trainable = distributed.over_ranks(method, accelerator, weights)
+        stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
+        report_effective_batch(config, accelerator, recipe)
+        bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
+        with bar, tracking(run) if lead else nullcontext() as tracker, recorded(run, start=start, steps=config.steps, lead=lead) as record:
+            for step, micro in zip(range(start, config.steps), stream, strict=False):
+                set_rate(optimizer, config, step)
+                row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
+                track(tracker, row, run=run)
+                history.append(row | ({"source": sources.source(micro[0].ids[0])} if several else {}))
+                bar.update()
+                bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
+                if (step + 1) % save_every == 0 or step + 1 == config.steps:
+                    save(method, run, optimizer=optimizer, history=history, accelerator=accelerator)
+                record.beat(step + 1)
         distributed.finish(accelerator)
         return pd.DataFrame(history)
-
-    trainable = distributed.over_ranks(method, accelerator, weights)
-    stream = batches(items, ids, config, start=start, accelerator=accelerator, loaders=loaders)
-    report_effective_batch(config, accelerator, recipe)
-    bar = tqdm(total=config.steps, initial=start, desc=f"pre-train {run.name}", position=bar_position, disable=not (progress and lead))
-    with bar, tracking(run) if lead else nullcontext() as tracker, recorded(run, start=start, steps=config.steps, lead=lead) as record:
-        for step, micro in zip(range(start, config.steps), stream, strict=False):
-            set_rate(optimizer, config, step)
-            row = {"step": step} | train_step(trainable, method, micro, optimizer, accelerator=accelerator, config=config, weights=weights)
-            track(tracker, row)
-            history.append(row | ({"source": sources.source(micro[0].ids[0])} if several else {}))
-            bar.update()
-            bar.set_postfix({"loss": f"{row['loss']:.3f}"}, refresh=False)
-            if (step + 1) % save_every == 0 or step + 1 == config.steps:
-                save(method, run, optimizer=optimizer, history=history, accelerator=accelerator)
-            record.beat(step + 1)
-    distributed.finish(accelerator)
-    return pd.DataFrame(history)
 
 
 SUPERVISION = {
@@ -186,13 +188,10 @@ def loss_shares(method: nn.Module, micro: list[Batch], accelerator) -> list[dict
 def batches(items: Items, ids: list[str], config: Config, *, start: int, accelerator, loaders: int):
     """Endless lists of this rank's micro-batches from step `start` on; the order of volumes is a pure function of (seed, step)."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    share = config.batch_size // world
-    if share * world != config.batch_size or share == 0:
-        raise ValueError(f"batch_size {config.batch_size} is not a multiple of {world} processes")
     keys = KeyList(items.store, ids, config, start=start, rank=rank, world=world)
     loader = torch.utils.data.DataLoader(
         items, batch_sampler=keys, collate_fn=partial(collate, max_sentences=config.max_sentences), num_workers=loaders,
-        persistent_workers=loaders > 0, multiprocessing_context="forkserver" if loaders else None,
+        persistent_workers=loaders > 0, multiprocessing_context="forkserver" if loaders else None, pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator().manual_seed(config.seed),  # its own: a draw from the global one would shift dropout after a resume
     )  # fmt: skip
     stream = iter(loader)
@@ -211,10 +210,10 @@ class KeyList(torch.utils.data.Sampler):
         table = store.table.loc[ids]
         self.studies = {name: grouped(rows) for name, rows in table.groupby("source" if isinstance(store, Sources) else lambda _: "")}
         self.shares = [getattr(store, "shares", {"": 1.0})[name] for name in self.studies]
-        self.config, self.start, self.rank, self.world = config, start, rank, world
+        self.config, self.start, self.rank, self.share = config, start, rank, config.volumes_on_each(world)
 
     def __iter__(self):
-        config, share = self.config, self.config.batch_size // self.world
+        config, share = self.config, self.share
         streams, step = {name: self.keys(name) for name in self.studies}, 0
         while True:
             stream = streams[self.source(step)]
@@ -298,8 +297,8 @@ def recipes() -> list[str]:
     return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("[a-z]*.py"))
 
 
-def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bool) -> dict | None:
-    """Writes config.json and method.json, or checks that they say the same; the resumable state, if asked for and there."""
+def prepare_run(run: Path, config: Config, said: dict, *, store: Readable, resume: bool, lead: bool) -> dict | None:
+    """Writes config.json and method.json, or checks that they say the same, and data.json; the resumable state, if asked for and there."""
     if (run / "state.pt").exists():  # without it nothing was trained, and nothing can be lost
         held_config, held = checkpoint.settings(run)
         held, asked = ({k: v for k, v in values.items() if k != "init"} for values in (held, json.loads(json.dumps(said))))  # where it began is past
@@ -310,9 +309,12 @@ def prepare_run(run: Path, config: Config, said: dict, *, resume: bool, lead: bo
         if not resume:
             raise Refused(f"{run}: holds a run already; resume it or choose another folder")
     elif lead:
-        run.mkdir(parents=True, exist_ok=True)
-        config.save(run / "config.json")
-        (run / "method.json").write_text(json.dumps(said, indent=1) + "\n")
+        with writable(run):
+            config.save(run / "config.json")
+            (run / "method.json").write_text(json.dumps(said, indent=1) + "\n")
+    if lead:
+        with writable(run):
+            checkpoint.record_store(run, store.root, {name: held.root for name, held in getattr(store, "stores", {}).items()})
     return checkpoint.load_state(run) if resume and (run / "state.pt").exists() else None
 
 
@@ -320,14 +322,14 @@ def report_effective_batch(config: Config, accelerator, recipe: str) -> None:
     world = accelerator.num_processes
     log.info(
         "recipe %s: effective batch %d = %d per process x %d processes x %d accumulated; %s, %s", recipe, config.batch_size * config.accumulate,
-        config.batch_size // world, world, config.accumulate, accelerator.device, config.precision,
+        config.volumes_on_each(world), world, config.accumulate, accelerator.device, config.precision,
     )  # fmt: skip
 
 
-def track(tracker, row: dict[str, float]) -> None:
+def track(tracker, row: dict[str, float], *, run: Path) -> None:
     """Writes a step's numbers, where this rank keeps a tracker."""
-    if tracker:
-        for name, value in row.items():
+    with writable(run):
+        for name, value in row.items() if tracker else ():
             tracker.add_scalar(name, value, row["step"])
 
 
@@ -335,4 +337,5 @@ def tracking(run: Path):
     """TensorBoard event files inside the run folder: read offline, sent nowhere."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(run / "tensorboard")
+    with writable(run):
+        return SummaryWriter(run / "tensorboard")

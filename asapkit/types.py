@@ -118,6 +118,10 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
+    def pin_memory(self) -> Batch:
+        """In page-locked memory, from which `to` copies beside a GPU's work; a loader with pin_memory=True calls it."""
+        return replace(self, **{f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)})
+
     @property
     def names_organs(self) -> Bool[Tensor, "B S"]:
         """Sentences that name an organ; of one that names none, `sentence_organs` says all."""

@@ -79,6 +79,17 @@ def sincos_positions(grid: tuple[int, int, int], width: int) -> Float[Tensor, "N
     return F.pad(code, (0, width - code.shape[1])).float()
 
 
+def is_sincos(table: Float[Tensor, "N D"], grid: tuple[int, int, int]) -> bool:
+    """Whether positions are `sincos_positions` of a grid, as far as the narrowest type that holds the table exactly can say it."""
+    code = sincos_positions(grid, table.shape[1])
+    if table.is_meta or table.shape != code.shape:
+        return False
+    table = table.float()
+    narrow = (kind for kind in (torch.bfloat16, torch.float16) if torch.equal(table.to(kind).float(), table))
+    step = torch.finfo(next(narrow, torch.float32)).eps
+    return torch.allclose(table, code, rtol=0.0, atol=max(1e-4, step / 2))
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()

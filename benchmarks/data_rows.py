@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from asapkit import analysis, ct, organs, store
 from asapkit import batch as batches
 from asapkit.config import Config, Contract
 from asapkit.datasets import ct_rate
 from asapkit.language import tokenizer
+from asapkit.masking import hidden_words
 from asapkit.phantom import cohort
 from asapkit.reports import meanings
 from asapkit.types import Volume
@@ -139,7 +141,7 @@ def equal_items(folder: Folder) -> bool:
 
 
 def report(quick: bool, count: int) -> list[Row]:
-    """Reports to sentences, tokens and indices; with the meaning, polarity and organs of each sentence, which the released code does not read."""
+    """Reports to sentences, tokens, indices and hidden words; with what else ours reads in a sentence: meaning, polarity, organs."""
     words, texts = tokenizer("minilm"), [(FINDINGS.format(n=n), IMPRESSION) for n in range(11, 15 if quick else 51)]
     remembered = batches.Items.__new__(batches.Items)
     remembered.config, remembered.text = Config.at("base"), {}
@@ -150,7 +152,10 @@ def report(quick: bool, count: int) -> list[Row]:
 
     def tokens() -> None:
         for findings, impression in texts:
-            batches.tokenised(findings, impression, "minilm", 512)
+            found = batches.tokenised(findings, impression, "minilm", 512)
+            report, special = (torch.from_numpy(found[name])[None] for name in ("report_tokens", "report_special"))
+            hidden = hidden_words(torch.rand(report.shape), torch.ones_like(special), special, share=0.75)
+            report.masked_fill(hidden, words.mask_token_id)
 
     def first() -> None:
         for rule in (meanings.meaning, meanings.organs_named, meanings.statements, meanings.clauses):

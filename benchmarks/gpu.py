@@ -27,6 +27,8 @@ from benchmarks.reference import released_labels
 GIB = 2**30
 WARM = 3
 """Steps before the clock starts."""
+AHEAD = 2
+"""Batches that each loader holds ready before the first is asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,17 +114,16 @@ def waiting(models: Models, volumes: int, options: argparse.Namespace) -> float:
     optimizer = train.make_optimizer(model, models.config)
     with tempfile.TemporaryDirectory() as place:
         held = Folder(Path(place), options.quick).store
-        items, keys = (
-            Items(held, models.config),
-            [[(held.ids[0], step * volumes + n) for n in range(volumes)] for step in range(options.steps + WARM)],
-        )
+        items, ready = Items(held, models.config), AHEAD * options.loaders + WARM  # what was made before the first step says nothing of the pace
+        steps = ready + max(options.steps, 4 * options.loaders)
+        keys = [[(held.ids[0], step * volumes + n) for n in range(volumes)] for step in range(steps)]
         loader = torch.utils.data.DataLoader(
-            items, batch_sampler=keys, collate_fn=collate, num_workers=options.loaders,
+            items, batch_sampler=keys, collate_fn=collate, num_workers=options.loaders, prefetch_factor=AHEAD if options.loaders else None,
             multiprocessing_context="forkserver" if options.loaders else None, pin_memory=options.device == "cuda",
         )  # fmt: skip
         stream, waited = iter(loader), 0.0
         for number in range(len(keys)):
-            if number == WARM:
+            if number == ready:
                 begin, waited = now(options.device), 0.0
             asked = now(options.device)
             batch = next(stream)

@@ -251,11 +251,8 @@ class Reference(nn.Module):
     def sentences(self, words: Tensor, index: Int[Tensor, "B T"], count: int) -> Float[Tensor, "B S E"]:
         """Mean projected token feature of every sentence, zeros in empty slots."""
         projected = self.align_text_mlp(words)
-        rows = []
-        for x, own in zip(projected, index, strict=True):
-            slots = [x[own == s].mean(0) if (own == s).any() else x.new_zeros(x.shape[-1]) for s in range(count)]
-            rows.append(torch.stack(slots))
-        return torch.stack(rows)
+        own = (index.unsqueeze(1) == torch.arange(count, device=index.device).unsqueeze(1)).to(projected.dtype)
+        return own @ projected / own.sum(-1, keepdim=True).clamp(min=1)
 
     def evidence(self, sentence: Float[Tensor, "B S E"], patches: Float[Tensor, "B V E"]) -> Float[Tensor, "B S E"]:
         """Mean of the K patches most similar to each sentence, gathered from features expanded over sentences. Ties: lowest index."""

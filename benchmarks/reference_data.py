@@ -70,10 +70,10 @@ def encode(findings: str, impression: str, words, *, max_tokens: int = 512) -> d
         if ids[n] == stop and ids[n - 1] not in digits and (n + 1 == len(ids) or ids[n + 1] not in digits):
             sentence[start : n + 1] = number
             start, number = n + 1, number + 1
-    masked = whole["input_ids"][0].clone()
+    masked, sign = whole["input_ids"][0].clone(), words.mask_token_id
     for n in range(1, len(masked) - 1):
         if random.random() < 0.75:
-            masked[n] = words.mask_token_id
+            masked[n] = sign
     return {
         "ids_f": ids, "attention_mask_f": own["attention_mask"][0], "sentence_mask_f": sentence, "ids": whole["input_ids"][0],
         "attention_mask": whole["attention_mask"][0], "masked_ids": masked,

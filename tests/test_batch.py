@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from made import made_batch
 
 from asapkit import batch, reports, store
 from asapkit.config import Config
@@ -117,3 +118,12 @@ def test_a_slice_of_a_batch_is_a_batch(held):
     whole = batch.Items(held, TOY).batch(held.ids[:3])
     part = whole[1:2]
     assert part.ids == (held.ids[1],) and torch.equal(part.image[0], whole.image[1]) and len(part) == 1
+
+
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
+    """Page-locked memory needs a card: what is asked of every tensor is what counts here."""
+    batch, pinned = made_batch(Config.at("toy")), []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    again = batch.pin_memory()
+    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    assert len(pinned) == len(tensors) > 10 and again.ids == batch.ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -208,6 +209,8 @@ def test_load_method_takes_the_released_file_too(weights, monkeypatch):
         ({"backbone.conv.weight": torch.ones(3)}, "backbone.conv.weight is no parameter of the released ASAP model"),
         ({"pos_embed": torch.ones(1, 81, 64)}, "not the released sin-cos code"),
         ({"decoder_blocks.0.norm1.weight": None}, "decoder.blocks.0.norm1.weight"),
+        ({"norm.weight": torch.full((64,), float("nan"))}, "norm.weight holds NaN or infinity"),
+        ({"bert_mlp.bias": torch.full((96,), float("inf"))}, "bert_mlp.bias holds NaN or infinity"),
     ],
 )
 def test_a_file_that_does_not_fill_the_method_is_refused_in_one_line(weights, tmp_path, change, says):
@@ -217,6 +220,20 @@ def test_a_file_that_does_not_fill_the_method_is_refused_in_one_line(weights, tm
     with pytest.raises(Refused, match=says) as error:
         released.load(tmp_path / "asap.pth", text_encoder=str(text), **geometry(method))
     assert "\n" not in str(error.value)
+
+
+def test_a_file_in_half_precision_is_taken_and_one_without_its_last_block_is_not(weights, tmp_path):
+    _, text, method = weights
+    state = {name: value.half() if value.is_floating_point() else value for name, value in official.state(method).items()}
+    torch.save({"model": state}, tmp_path / "half.pth")
+    assert released.load(tmp_path / "half.pth", text_encoder=str(text), **geometry(method)).config == method.config
+    published = Config.at("base")
+    for name in ("depth", "decoder_depth", "word_depth"):
+        short = dataclasses.replace(published, **{name: getattr(published, name) - 1})
+        with pytest.raises(ValueError, match=f"{name}: the file is incomplete, or give {name}={getattr(short, name)}"):
+            released.require_all_blocks(short, {})
+        released.require_all_blocks(short, {name: getattr(short, name)})
+    released.require_all_blocks(published, {})
 
 
 def test_positions_of_another_grid_are_no_fault_where_the_crop_is_given(weights, tmp_path):

@@ -88,3 +88,16 @@ def test_a_text_encoder_of_the_paper_s_size_is_counted_in_every_recipe(recipe):
     batch = estimate.example(small.config, words=60, findings=50, sentences=5)
     flops = [estimate.count(method, batch).flops for method in (small, large)]
     assert flops[1] > 4 * flops[0]
+
+
+def test_devices_that_cannot_share_a_batch_evenly_are_told_one_that_they_can():
+    found = estimate.training("mae", CONFIG, volumes=10, epochs=1, tflops=1.0, gpus=3)
+    assert found.batch == 2 and "for 3 devices: --set batch_size=6 (it is 4)" in str(found)
+    assert "note" not in str(estimate.training("mae", CONFIG, volumes=10, epochs=1, tflops=1.0, gpus=2))
+    with pytest.raises(ValueError, match="tflops inf"):
+        estimate.training("mae", CONFIG, volumes=10, epochs=1, tflops=float("inf"))
+
+
+def test_the_text_encoder_that_was_counted_is_named_where_one_is_read():
+    said = [str(estimate.training(recipe, CONFIG, volumes=10, epochs=1, tflops=1.0)) for recipe in ("asap", "mae")]
+    assert "text encoder minilm" in said[0] and "text encoder" not in said[1]

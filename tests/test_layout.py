@@ -21,7 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 WORDS = {"types", "config"}
 DATA = {
     "ct", "formats", "dicom", "chest", "organs", "reports", "prompts", "labels", "phantom", "datasets", "doctor", "machine", "store", "preprocess",
-    "tables", "workers",
+    "tables", "workers", "writing",
 }  # fmt: skip
 NETS = {
     "stem", "slices", "vit3d", "rotary", "stages", "swin", "resnet", "encoders", "language", "blanks", "pairing", "pooling", "codebook", "masking",

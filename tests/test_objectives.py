@@ -84,7 +84,7 @@ def align_by_loop(sentence, evidence, real, meaning, tau, *, pad_columns, mean):
                 continue
             row, column = [], []
             for t in range(real.shape[1]):
-                negative = t == s or ((real[b, t] or pad_columns) and meaning[b, t] != meaning[b, s])
+                negative = t == s or pad_columns or (real[b, t] and meaning[b, t] != meaning[b, s])
                 if negative:
                     row.append(cos(sentence[b, s], evidence[b, t]) / tau)
                     column.append(cos(sentence[b, t], evidence[b, s]) / tau)
@@ -303,3 +303,11 @@ def test_matching_against_a_loop_over_pairs():
         p = 1 / (1 + math.exp(-logits[b].item()))
         total -= math.log(p if matched[b] else 1 - p) / 5
     assert objectives.matching(logits, matched).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_words_without_any_counted_position_cost_nothing():
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = objectives.words(logits, torch.full((3,), -1))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == 0.0 and not gradient.any()
+    assert objectives.words(torch.zeros(0, 5, requires_grad=True), torch.zeros(0, dtype=torch.long)).item() == 0.0

@@ -742,3 +742,95 @@ def test_halves_are_widened_and_it_is_said(tmp_path):
     found = reading.load(tmp_path / "half.pt", crop=(48, 32, 32))
     assert found.encoder.norm.weight.dtype == torch.float32
     assert "stored as bfloat16, computed in float32" in found.report.warnings
+
+
+# ------------------------------------------------------------------------------------------- what must not pass without a word
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("crop", [(48, 32, 32), (64, 48, 24)])
+def test_the_code_of_positions_is_known_in_half_precision_too(kind, crop, tmp_path):
+    """Rounded to a narrow type it is still the code, and computed anew: exact on any grid."""
+    state = {k: v for k, v in states.simcrop(states.Maker())["model"].items() if k != "pos_embed"}
+    state["pos_embed"] = F.pad(sincos_positions((3, 2, 4), 24), (0, 0, 1, 0))[None]
+    torch.save({"model": {name: value.to(kind) for name, value in state.items()}}, tmp_path / "half.pt")
+    if crop == (48, 32, 32):
+        encoder = reading.load(tmp_path / "half.pt", crop=crop).encoder
+        assert isinstance(encoder, Encoder) and torch.equal(encoder.positions, sincos_positions((3, 2, 4), 24))
+    table = sincos_positions((3, 2, 4), 24).to(kind).float()
+    moved, how = vit.moved_positions(table, (3, 2, 4), tuple(c // p for c, p in zip(crop, (16, 16, 8), strict=True)))
+    assert how == ("kept" if crop == (48, 32, 32) else "computed")
+    if how == "computed":
+        assert torch.equal(moved, sincos_positions((4, 3, 3), 24))
+    learned = (sincos_positions((3, 2, 4), 24) + 0.02).to(kind).float()
+    assert vit.moved_positions(learned, (3, 2, 4), (4, 3, 3))[1] == "interpolated"
+
+
+@pytest.mark.parametrize("name", ["MAE", "MRM", "M3AE", "Hi-End-MAE", "M3D-CLIP", "fVLM", "SimCroP"])
+def test_a_turned_table_of_positions_is_refused(name, tmp_path):
+    whole = MAKERS[name](states.Maker())
+    state = whole.get("model", whole.get("state_dict", whole))
+    key = next(k for k in state if re.search("pos_emb|position_emb|positional_emb", k) and "decoder" not in k and "bert" not in k)
+    state[key] = state[key].transpose(-1, -2).contiguous()
+    torch.save(whole, tmp_path / "turned.pt")
+    with pytest.raises(Refused, match="features along the last axis|of other shapes|fingerprint|nearest"):
+        reading.load(tmp_path / "turned.pt", crop=CROPS[name])
+
+
+def test_a_class_token_of_one_number_and_a_turned_codebook_are_refused(tmp_path):
+    assert "cls_token of shape (1, 1, 1), where the rest of the file asks for 24 features" in refused(
+        changed(tmp_path, "MAE", cls_token=torch.ones(1, 1, 1))
+    )
+    whole = states.ct_clip(states.Maker())
+    state = whole.get("model", whole)
+    key = next(k for k in state if k.endswith("_codebook.embed"))
+    state[key] = state[key].transpose(-1, -2).contiguous()
+    torch.save(whole, tmp_path / "turned.pt")
+    assert "codebook of shape" in refused(tmp_path / "turned.pt")
+
+
+def test_a_file_without_its_last_block_is_no_smaller_model():
+    from asapkit.peers.family import shallower
+
+    sizes = {"width": 768, "depth": 12}
+    with pytest.raises(Refused, match="x.pt: ASAP with 11 of its 12 blocks; the file is incomplete"):
+        shallower({"config": {"width": 768, "depth": 11}}, sizes, name="x.pt: ASAP")
+    shallower({"width": 384, "depth": 6}, sizes, name="another size of the family")
+    shallower({"width": 768, "depth": 12}, sizes, name="whole")
+    shallower({"depth": 6}, {"depth": 12}, name="a family of several widths")
+    with pytest.raises(Refused, match="blocks; the file is incomplete"):
+        shallower({"stem": 64, "blocks": [3, 8, 35, 3]}, {"stem": 64, "blocks": [3, 8, 36, 3]}, name="Merlin")
+
+
+def test_two_sets_of_weights_in_one_file_are_refused_and_equal_ones_are_not(tmp_path):
+    state = states.simcrop(states.Maker())["model"]
+    twice = state | {f"module.{name}": value.clone() for name, value in state.items()}
+    torch.save({"model": twice}, tmp_path / "twice.pt")
+    assert reading.load(tmp_path / "twice.pt", crop=(48, 32, 32))
+    twice["module.norm.bias"] = state["norm.bias"] + 1
+    torch.save({"model": twice}, tmp_path / "twice.pt")
+    assert "module.norm.bias and another tensor called norm.bias differ" in refused(tmp_path / "twice.pt")
+
+
+def test_lightnings_names_other_suffixes_and_averages_are_understood(tmp_path):
+    from safetensors.torch import save_file
+
+    state = states.simcrop(states.Maker())["model"]
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
+    save_file(state, tmp_path / "safe.pt")
+    save_file(state, tmp_path / "safe.SAFETENSORS")
+    for name in ("lightning.ckpt", "safe.pt", "safe.SAFETENSORS"):
+        assert reading.load(tmp_path / name, crop=(48, 32, 32)).report.family == "SimCroP"
+    torch.save({"model_ema": state, "epoch": 3}, tmp_path / "ema.pt")
+    assert "holds no weights under state_dict, model_state_dict, model; save model_ema alone" in refused(tmp_path / "ema.pt")
+
+
+def test_thirds_of_unlike_shapes_are_refused_by_name():
+    with pytest.raises(Refused, match=r"x.pt: query, key and value of blocks.0.qkv have the shapes \(4, 4\), \(16,\), \(4, 4\)"):
+        reading._joined({f"blocks.0.qkv:{n}": torch.ones(s) for n, s in (("q", (4, 4)), ("k", 16), ("v", (4, 4)))}, name="x.pt")
+
+
+def test_the_line_of_a_training_says_what_the_report_warns_of(tmp_path):
+    torch.save({k: v.half() for k, v in states.mae(states.Maker())["model"].items()}, tmp_path / "half.pt")
+    brief = reading.load(tmp_path / "half.pt", crop=(48, 32, 32)).report.brief()
+    assert "stored as float16, computed in float32" in brief and "\n" not in brief

@@ -126,6 +126,28 @@ def test_a_wrong_detail_is_noticed(golden, monkeypatch):
     assert "latent" not in bad and "losses/align" not in bad
 
 
+@pytest.mark.slow
+def test_damaged_or_missing_arrays_are_noticed(golden, tmp_path):
+    """A slice of a block left out, a wrong gap, norms that are not those of grads.json, and an image of another size: none passes."""
+    for file in golden.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole, outputs, inputs = (dict(np.load(golden / f"{name}.npz")) for name in ("encoder_only", "outputs", "inputs"))
+    np.savez(tmp_path / "outputs.npz", **outputs | {"selection_gap": outputs["selection_gap"] * 1.003, "grad_norms": outputs["grad_norms"] * 2})
+    bad = [r.name for r in parity.compare(tmp_path) if not r.good]
+    assert len(bad) == 2 and bad[0] == "selection_gap" and bad[1].startswith("grad_norms beside grads.json: patch_embed.proj.weight")
+    np.savez(tmp_path / "encoder_only.npz", **{name: value for name, value in whole.items() if name != "seg_block07_slice"})
+    with pytest.raises(Refused, match=r"encoder_only.npz: lacks seg_block07_slice"):
+        parity.compare(tmp_path)
+    np.savez(tmp_path / "inputs.npz", **inputs | {"image": inputs["image"][..., :48]})
+    with pytest.raises(Refused, match="its arrays do not fit one another"):
+        parity.compare(tmp_path)
+
+
+def test_whole_numbers_stored_as_others_must_be_equal():
+    assert not parity.row("k", np.array([16, 32]), np.array([16.0, 32.0001])).good
+    assert parity.row("k", np.array([16, 32]), np.array([16.0, 32.0])).good
+
+
 def test_a_gradient_norm_that_is_missing_is_named(golden, tmp_path):
     for file in golden.iterdir():
         (tmp_path / file.name).symlink_to(file)

@@ -323,7 +323,10 @@ def test_settings_that_failed_before_the_first_checkpoint_do_not_hold_the_folder
         ({"steps": 0}, "steps 0: give a number of at least 1"), ({"accumulate": 0}, "accumulate 0"), ({"top_k": [0]}, "top_k"),
         ({"hide": 1.0}, "hide 1.0: give a number above 0 and below 1"), ({"heads": 7}, "width 48 is not a multiple of heads 7"),
         ({"patch": [0, 1, 1]}, "patch"), ({"max_sentences": 0}, "max_sentences 0"), ({"lr": -1.0}, "lr -1.0: give a number above 0"),
-        ({"seed": -1}, "seed -1: give a whole number"), ({"pool": 0}, "pool 0: give a number of at least 1"),
+        ({"seed": -1}, r"seed -1: give a whole number of at least 0 and below 2\^63"), ({"seed": 10**20}, "seed 1"),
+        ({"clip_grad": 0.0}, "clip_grad 0.0"), ({"warmup": 5.0}, "warmup 5.0: give a number of at least 0 and below 1"),
+        ({"weight_decay": -1.0}, "weight_decay -1.0"), ({"betas": [0.9, 1.5]}, "betas .*two numbers of at least 0 and below 1"),
+        ({"pool": 0}, "pool 0: give a number of at least 1"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_training_is_named(setting, says):
@@ -404,3 +407,42 @@ def test_supervision_that_a_store_lacks_is_named_before_the_first_step(recipe, o
 @pytest.mark.parametrize("recipe", train.recipes())
 def test_what_a_recipe_needs_has_a_name(recipe):
     assert set(getattr(made_method({"recipe": recipe}), "needs", ())) <= set(train.SUPERVISION)
+
+
+def test_one_training_at_a_time_writes_a_run_folder(toy_store, tmp_path):
+    """A second one is refused before it touches what the first declared; a refused or killed one leaves no lock behind."""
+    from asapkit.writing import one_writer
+
+    held, run = store.open(toy_store), tmp_path / "run"
+    with one_writer(run), pytest.raises(Refused, match="another process is writing"):
+        train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=1), progress=False)
+    assert not any(run.iterdir())
+    assert len(train.pretrain(held, run, recipe="mae", config=replace(TOY, steps=1), progress=False)) == 1
+    assert not (run / ".lock").exists()
+
+
+def test_a_full_disk_is_said_with_the_folder(toy_store, tmp_path, monkeypatch):
+    from errno import ENOSPC
+
+    def full(*_):
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Config, "save", full)
+    with pytest.raises(Refused, match=r"cannot write .*run: No space left on device; make room"):
+        train.pretrain(store.open(toy_store), tmp_path / "run", recipe="mae", config=replace(TOY, steps=1), progress=False)
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_named_with_one_that_they_can():
+    assert Config.at("base").volumes_on_each(2) == 7
+    with pytest.raises(ValueError, match="batch_size 14 is not a multiple of 4 processes; set batch_size=16"):
+        Config.at("base").volumes_on_each(4)
+
+
+def test_checkpoints_come_as_often_as_asked(toy_store, tmp_path):
+    held, seen = store.open(toy_store), []
+    with pytest.raises(ValueError, match="save_every 0: give a number of at least 1"):
+        train.pretrain(held, tmp_path / "run", config=TOY, save_every=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", lambda method, run, **more: seen.append(len(more["history"])))
+        train.pretrain(held, tmp_path / "run", recipe="mae", config=replace(TOY, steps=5), save_every=2, progress=False)
+    assert seen == [2, 4, 5]

@@ -33,6 +33,14 @@ def sized(geometry: Geometry, *, crop: Triple | None = None, patch: Triple | Non
     return replace(geometry, contract=contract, patch=geometry.patch if patch is None else tuple(patch))
 
 
+def rows(state: State, name: str, width: int) -> Tensor:
+    """A table of features as (N, width), whatever axes stand before.  Raises: Refused where its last axis is not the width."""
+    table = state[name]
+    if table.shape[-1:] != (width,):
+        raise Refused(f"{name} of shape {tuple(table.shape)}, where the rest of the file asks for {width} features along the last axis")
+    return table.reshape(-1, width)
+
+
 def depth_of(state: State) -> int:
     """Blocks of a transformer.  Raises: Refused where their numbers have a gap."""
     numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
@@ -80,7 +88,7 @@ def vit(
         "activation": activation, "eps": eps,
     }  # fmt: skip
     if options["cls"]:
-        state["cls_token"] = state["cls_token"].reshape(1, 1, width)
+        state["cls_token"] = rows(state, "cls_token", width)[None]
     return Built(kind, {"geometry": wanted.to_dict()} | options, state, adapted)
 
 
@@ -92,9 +100,10 @@ def _trained(rows: int, published: Geometry, wanted: Geometry) -> Geometry:
 def _place(state: State, published: Geometry, wanted: Geometry, width: int) -> dict[str, str]:
     """Turns `pos_embed` into `positions` of the wanted grid; the class token takes its own row."""
     old, new = published.frame.own(published.grid), wanted.frame.own(wanted.grid)
-    table = state.pop("pos_embed").reshape(-1, width)
+    table = rows(state, "pos_embed", width)
+    del state["pos_embed"]
     if len(table) == count(old) + 1:
-        state["cls_token"] = state["cls_token"].reshape(1, 1, width) + table[0]
+        state["cls_token"] = rows(state, "cls_token", width)[None] + table[0]
         table = table[1:]
     if len(table) != count(old):
         raise Refused(f"positions of {len(table)} patches, but the published crop {published.contract.crop} has {old[0]} x {old[1]} x {old[2]}")
@@ -111,8 +120,8 @@ def plane(state: State, *, geometry: Geometry, crop: Triple | None = None, **opt
     own_patch, own_grid = geometry.frame.own(geometry.patch), geometry.frame.own(wanted.grid)
     kernel = state["patch_embed.proj.weight"]
     state["patch_embed.proj.weight"] = raised_patches(kernel, own_patch)
-    table = state["pos_embed"].reshape(-1, len(kernel))
-    state["cls_token"] = state["cls_token"].reshape(1, 1, -1) + table[0]
+    table = rows(state, "pos_embed", len(kernel))
+    state["cls_token"] = rows(state, "cls_token", len(kernel))[None] + table[0]
     state["pos_embed"] = raised_positions(table[1:], own_grid)
     built = vit(state, geometry=wanted, **options)
     built.adapted |= {
@@ -128,15 +137,14 @@ def house(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Bu
     kernel = state["patch_embed.proj.weight"]
     width, patch = len(kernel), tuple(kernel.shape[2:])
     wanted = sized(geometry, crop=crop, patch=patch)
-    table = state["pos_embed"].reshape(-1, width)
+    table = rows(state, "pos_embed", width)
     published = _trained(len(table), sized(geometry, patch=patch), wanted)
-    code = vit3d.sincos_positions(published.grid, width)
-    if not table.is_meta and (len(table) != len(code) + 1 or not torch.allclose(table[1:], code, atol=1e-4)):
+    if not table.is_meta and not vit3d.is_sincos(table[1:], published.grid):
         built = vit(state, geometry=geometry, crop=crop)
         built.warnings.append("its positions are not the sin-cos code of the released model; they are kept as stored")
         return built
     del state["pos_embed"]
-    state["cls_token"] = state["cls_token"].reshape(1, 1, width) + table[0]
+    state["cls_token"] = rows(state, "cls_token", width)[None] + table[0]
     config = Config.at("base", crop=wanted.contract.crop, patch=patch, width=width, depth=depth_of(state), heads=max(1, width // 64))
     ours = {name.replace("patch_embed.proj", "embed"): value for name, value in state.items()}
     ours["embed.weight"] = kernel.flatten(1)
@@ -153,7 +161,7 @@ def hlip(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Bui
     trained = tuple(made_for[axes.index(a)] * own_patch[axes.index(a)] for a in "xyz")
     adapted = {}
     if (several := state.pop("sequential_posemb", None)) is not None:
-        state["pos_embed"] = spatial + several.reshape(-1, spatial.shape[-1])[0]
+        state["pos_embed"] = spatial + rows({"sequential_posemb": several}, "sequential_posemb", spatial.shape[-1])[0]
         adapted["sequential_posemb"] = "its first row, the only scan of a study, added to every position"
     geometry = sized(geometry, crop=trained)
     built = vit(state, geometry=geometry, crop=crop, kind="hlip")

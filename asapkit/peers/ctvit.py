@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asapkit.peers.building import Built, State, sized
+from asapkit.peers.building import Built, State, rows, sized
 from asapkit.peers.frame import Geometry, Peer, Triple
 from asapkit.types import Refused
 
@@ -135,7 +135,7 @@ def build(state: State, *, geometry: Geometry, crop: Triple | None = None) -> Bu
     pz = round((voxels / 4) ** (1 / 3))
     if 4 * pz**3 != voxels:
         raise Refused(f"a patch of {voxels} voxels is not 2n x 2n x n")
-    state["codebook"] = state["codebook"].reshape(-1, width)
+    state["codebook"] = rows(state, "codebook", width)
     head_width = len(state["spatial.0.attend.query_scale"])
     settings = {
         "width": width, "head_width": head_width, "heads": len(state["spatial.0.attend.query.weight"]) // head_width,

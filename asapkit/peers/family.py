@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 from torch import Tensor, nn
 
 from asapkit.peers.building import Built
 from asapkit.peers.frame import Geometry
+from asapkit.types import Refused
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -64,6 +66,15 @@ def unlike(settings: Mapping, sizes: Mapping) -> list[str]:
     """Sizes of an encoder that are not the published ones: a smaller model of the family, or a file from which whole blocks were taken."""
     made = settings.get("config", settings)
     return [f"{name} {made[name]}, where the published model has {size}" for name, size in sizes.items() if made.get(name, size) != size]
+
+
+def shallower(settings: Mapping, sizes: Mapping, *, name: str) -> None:
+    """Raises: Refused for fewer blocks at the published width: a file that lost its end is no smaller model."""
+    made = settings.get("config", settings)
+    widths = [made.get(size) == sizes[size] for size in ("width", "stem") if size in sizes]
+    for blocks in ("depth", "spatial", "temporal", "blocks"):
+        if widths and all(widths) and blocks in sizes and np.less(made[blocks], sizes[blocks]).any():
+            raise Refused(f"{name} with {made[blocks]} of its {sizes[blocks]} blocks; the file is incomplete")
 
 
 def says(encoder: nn.Module) -> str:

@@ -21,13 +21,14 @@ from asapkit import checkpoint
 from asapkit.peers import networks
 from asapkit.peers.building import Built
 from asapkit.peers.families import FAMILIES
-from asapkit.peers.family import Family, says, unlike
+from asapkit.peers.family import Family, says, shallower, unlike
 from asapkit.peers.frame import Triple
 from asapkit.peers.report import Report
 from asapkit.types import Refused
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|trained_model\.)+")  # DataParallel, torch.compile, CT-LiPro
+TRAINED = "model."  # Lightning, before every name
 DOWNLOADED = ("model.safetensors", "pytorch_model.bin")  # the names that model hubs give
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 REALS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -61,8 +62,9 @@ def load(file: Path | str, *, crop: Triple | None = None) -> Loaded:
     family = recognise(state, name=file.name)
     report = Report(family.name, family.source, family.licence, dropped=left, warnings=list(family.remarks))
     ours = translate(state, family, report, name=file.name)
-    _finite(ours, report, name=file.name)
+    _widen(ours, report)
     built = _built(family, ours, crop, name=file.name)
+    shallower(built.settings, family.sizes, name=f"{file.name}: {family.name}")
     device = next(iter(built.state.values())).device
     with torch.device(device):
         encoder = networks.make(built.kind, built.settings)
@@ -78,7 +80,7 @@ def _own(file: Path, state: State) -> Loaded:
     """The weights of a run of this house, with its config.json beside them."""
     used = {n: n.removeprefix("encoder.") for n in state if n.startswith("encoder.")}
     for n in used:
-        _admit(n, state[n], file=file.name)
+        admit(n, state[n], file=file.name)
     encoder = checkpoint.run_encoder(file.parent, state, str(file))
     rest = {n: "decoder and heads of pre-training: checkpoint.load_method reads them with the run" for n in state if n not in used}
     report = Report("asapkit", f"a run of this library, scale {encoder.config.scale}", "the trainer's own", renamed=used, dropped=rest)
@@ -133,20 +135,40 @@ def opened(file: Path | str) -> tuple[State, dict[str, str]]:
     file = Path(file)
     if not file.is_file():
         raise Refused(f"{file}: no such file")
-    whole = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+    whole = _safetensors(file) if _is_safetensors(file) else _pickle(file)
     left: dict[str, str] = {}
     while isinstance(whole, Mapping) and (inner := next((c for c in CONTAINERS if isinstance(whole.get(c), Mapping)), None)):
         left |= {str(name): "beside the weights: not read" for name in whole if name != inner}
         whole = whole[inner]
     if not isinstance(whole, Mapping):
         raise Refused(f"{file.name}: holds a {type(whole).__name__}, no weights by name")
-    state = {WRAPPERS.sub("", str(name)): value for name, value in whole.items() if isinstance(value, Tensor)}
+    state = unwrapped({str(name): value for name, value in whole.items() if isinstance(value, Tensor)}, name=file.name)
     left |= {str(name): "no tensor" for name, value in whole.items() if not isinstance(value, Tensor)}
     if not state:
-        raise Refused(f"{file.name}: holds no tensors")
+        inside = [str(name) for name, value in whole.items() if isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())]
+        raise Refused(f"{file.name}: holds no weights under {', '.join(CONTAINERS)}" + (f"; save {_listed(inside)} alone" if inside else ""))
     if bare := [name for name, value in state.items() if value.is_meta]:
         raise Refused(f"{file.name}: {bare[0]} has a shape but no numbers (a meta tensor); save it again from a model with its weights")
     return state, left
+
+
+def unwrapped(state: State, *, name: str) -> State:
+    """Names without what a trainer put before them.  Raises: Refused where two tensors that differ come to one name."""
+    if all(n.startswith(TRAINED) for n in state):
+        state = {n.removeprefix(TRAINED): value for n, value in state.items()}
+    plain: State = {}
+    for wrapped, value in state.items():
+        short = WRAPPERS.sub("", wrapped)
+        if short in plain and not (value.is_meta or torch.equal(plain[short], value)):
+            raise Refused(f"{name}: {wrapped} and another tensor called {short} differ; save one set of weights alone")
+        plain[short] = value
+    return plain
+
+
+def _is_safetensors(file: Path) -> bool:
+    """By its suffix or its first bytes: the length of a header, then json."""
+    with file.open("rb") as stream:
+        return file.suffix.lower() == ".safetensors" or stream.read(9)[8:] == b"{"
 
 
 def _safetensors(file: Path) -> State:
@@ -234,7 +256,7 @@ def translate(state: State, family: Family, report: Report, *, name: str) -> Sta
     for theirs, value in state.items():
         target, why = family.place(theirs)
         if target:
-            _admit(theirs, value, file=name)
+            admit(theirs, value, file=name)
         if target in ours and not (value.is_meta or torch.equal(ours[target], value)):
             raise Refused(f"{name}: {theirs} and {came[target]} differ, and both are {target}")
         if not target or target in ours:
@@ -248,14 +270,16 @@ def translate(state: State, family: Family, report: Report, *, name: str) -> Sta
     return _joined(ours, name=name)
 
 
-def _admit(theirs: str, value: Tensor, *, file: str) -> None:
-    """Raises: Refused, by name, for a tensor that is no plain table of real numbers; a count without axes may be whole."""
+def admit(theirs: str, value: Tensor, *, file: str) -> None:
+    """Raises: Refused, by name, for a tensor that is no plain table of finite real numbers; a count without axes may be whole."""
     if value.is_nested or value.layout is not torch.strided:
         why = "is not stored densely"
     elif 0 in value.shape:
         raise Refused(f"{file}: {theirs} of shape {tuple(value.shape)} holds no numbers; fetch the file again")
     elif value.dtype not in REALS and not (value.ndim == 0 and value.dtype in WHOLE):
         why = f"holds {str(value.dtype).removeprefix('torch.')}"
+    elif not value.is_meta and not torch.isfinite(value.float()).all():
+        raise Refused(f"{file}: {theirs} holds NaN or infinity; a training that diverged, or a damaged file")
     else:
         return
     raise Refused(f"{file}: {theirs} {why}; weights are read as dense float32, float16, bfloat16 or float64: save it so")
@@ -267,17 +291,15 @@ def _joined(state: State, *, name: str) -> State:
         thirds = [state.pop(f"{whole}:{third}", None) for third in "qkv"]
         if any(third is None for third in thirds):
             raise Refused(f"{name}: {whole} lacks its query, key or value; the file is incomplete")
+        if len({tuple(third.shape) for third in thirds}) > 1:
+            raise Refused(f"{name}: query, key and value of {whole} have the shapes {', '.join(str(tuple(third.shape)) for third in thirds)}")
         state[whole] = torch.cat(thirds)
     return state
 
 
-def _finite(state: State, report: Report, *, name: str) -> None:
-    """Widens to float32 in place; says so.  Raises: Refused naming the first tensor with NaN or infinity."""
+def _widen(state: State, report: Report) -> None:
+    """Widens to float32 in place; says so."""
     kinds = {str(v.dtype).removeprefix("torch.") for v in state.values() if v.is_floating_point() and v.dtype != torch.float32}
-    for key, value in state.items():
-        if value.is_floating_point():
-            state[key] = value.float()
-            if not value.is_meta and not torch.isfinite(state[key]).all():
-                raise Refused(f"{name}: {key} holds NaN or infinity; a training that diverged, or a damaged file")
+    state |= {key: value.float() for key, value in state.items() if value.is_floating_point()}
     if kinds:
         report.warnings.append(f"stored as {' and '.join(sorted(kinds))}, computed in float32")

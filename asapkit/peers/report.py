@@ -38,7 +38,7 @@ class Report:
         """The same in one line, for the start of a training."""
         counts = f"{self.family}: {len(self.matched)} names matched, {len(self.renamed)} renamed, {len(self.dropped)} dropped"
         why = f" ({'; '.join(self.grouped())})" if self.dropped else ""
-        return "; ".join([counts + why, *(f"{name}: {how}" for name, how in self.adapted.items())])
+        return "; ".join([counts + why, *(f"{name}: {how}" for name, how in self.adapted.items()), *self.warnings])
 
     def grouped(self) -> dict[str, list[str]]:
         """Reason -> names that were dropped for it."""

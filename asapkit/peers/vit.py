@@ -97,7 +97,7 @@ def moved_positions(table: Float[Tensor, "N D"], old: Triple, new: Triple) -> tu
     """
     if old == new:
         return table, "kept"
-    if not table.is_meta and torch.allclose(table, vit3d.sincos_positions(old, table.shape[1]), atol=1e-4):
+    if vit3d.is_sincos(table, old):
         return vit3d.sincos_positions(new, table.shape[1]), "computed"
     volume = table.reshape(1, *old, -1).permute(0, 4, 1, 2, 3)
     moved = F.interpolate(volume, size=new, mode="trilinear", align_corners=False)
