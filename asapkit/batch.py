@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asapkit import ct, organs, reports
 from asapkit.config import Config, Contract
-from asapkit.language import tokenizer
+from asapkit.language import token_ids, tokenizer
 from asapkit.store import Layer
 from asapkit.types import FINDINGS, ORGANS, Batch, Refused
 
@@ -103,22 +103,18 @@ def tokenised(findings: str, impression: str, text_encoder: str, max_tokens: int
     words = tokenizer(text_encoder)
     tokens, sentence, said = [words.cls_token_id], [-1], []
     pieces = reports.split(findings)
-    for text, ids in zip(pieces, token_ids(pieces, text_encoder), strict=True):
+    *own, whole = token_ids([*pieces, reports.join(findings, impression)], text_encoder)
+    for text, ids in zip(pieces, own, strict=True):
         if not ids or len(tokens) + len(ids) > max_tokens:
             continue
         tokens += ids
         sentence += [len(said)] * len(ids)
         said.append(text)
-    whole = words(reports.join(findings, impression), truncation=True, max_length=max_tokens)["input_ids"]
+    whole = [words.cls_token_id, *whole[: max_tokens - 2], words.sep_token_id]
     return {
         "findings_tokens": np.array(tokens), "findings_sentence": np.array(sentence), "sentences": said, "report_tokens": np.array(whole),
         "report_special": np.isin(whole, (words.cls_token_id, words.sep_token_id)),
     }  # fmt: skip
-
-
-def token_ids(sentences: list[str], text_encoder: str) -> list[list[int]]:
-    """Token ids of each sentence, no special ones; one call for all, since a call takes longer than a sentence."""
-    return tokenizer(text_encoder)(sentences, add_special_tokens=False, verbose=False)["input_ids"] if sentences else []
 
 
 def collate(items: list[dict], *, max_sentences: int = 48) -> Batch:

@@ -35,9 +35,20 @@ def tokenizer(name: str):
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(text_source(name))
+        found = AutoTokenizer.from_pretrained(text_source(name))
     except (OSError, ValueError) as error:
         raise ValueError(f"text_encoder {name!r}: no tokenizer there; give 'minilm', a local folder, or a hub name while online") from error
+    if not found.is_fast:
+        raise ValueError(f"text_encoder {name!r}: its tokenizer has no tokenizer.json (or vocab.txt) to be read fast; save it with one")
+    return found
+
+
+def token_ids(texts: list[str], name: str) -> list[list[int]]:
+    """Token ids of each text, no special ones, however long it is; of the tokenizer itself, since transformers' wrapping takes as long again."""
+    words = tokenizer(name).backend_tokenizer
+    words.no_truncation()
+    words.no_padding()
+    return [words.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 def load_text_model(name: str) -> nn.Module:

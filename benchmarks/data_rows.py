@@ -31,6 +31,8 @@ FINDINGS = (
     "Linear atelectasis of {n} mm is observed in both lower lobes. A simple cyst of {n} mm was seen in the liver. Osteophytes reach {n} mm."
 )
 """Six of ten sentences differ between any two reports, as about two thirds do in real ones."""
+BATCH = 8
+"""Reports of a step."""
 IMPRESSION = "Atherosclerosis. Nodule in the right middle lobe. Left pleural effusion."
 SIZES = ((512, 512, 300), (96, 80, 70))
 """Voxels of the scan that is preprocessed, full and quick."""
@@ -151,10 +153,10 @@ def report(quick: bool, count: int) -> list[Row]:
             reference_data.encode(findings, impression, words)
 
     def tokens() -> None:
-        for findings, impression in texts:
-            found = batches.tokenised(findings, impression, "minilm", 512)
-            report, special = (torch.from_numpy(found[name])[None] for name in ("report_tokens", "report_special"))
-            hidden = hidden_words(torch.rand(report.shape), torch.ones_like(special), special, share=0.75)
+        found = [batches.tokenised(findings, impression, "minilm", 512) for findings, impression in texts]
+        for start in range(0, len(found), BATCH):  # words are hidden in a batch at once
+            report, special = (batches.pad([one[name] for one in found[start : start + BATCH]]) for name in ("report_tokens", "report_special"))
+            hidden = hidden_words(torch.rand(report.shape), report > 0, special, share=0.75)
             report.masked_fill(hidden, words.mask_token_id)
 
     def first() -> None:

@@ -9,6 +9,7 @@ from made import made_batch
 
 from asapkit import batch, reports, store
 from asapkit.config import Config
+from asapkit.language import token_ids, tokenizer
 from asapkit.types import ORGANS, Batch, Refused
 
 TOY = Config.at("toy")
@@ -79,7 +80,7 @@ def test_tokens_sentences_and_meanings(held):
         assert 0 < kept <= len(said)
         for s in range(kept):
             tokens = one.findings_tokens[b][one.findings_sentence[b] == s].tolist()
-            assert tokens == batch.token_ids([said[s]], TOY.text_encoder)[0]
+            assert tokens == token_ids([said[s]], TOY.text_encoder)[0]
             assert bool(one.sentence_positive[b, s]) == (reports.polarity(said[s]) == "positive")
             named = reports.organs_named(said[s])
             assert one.sentence_organs[b, s].tolist() == [not named or organ in named for organ in ORGANS]
@@ -127,3 +128,17 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
     again = batch.pin_memory()
     tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     assert len(pinned) == len(tensors) > 10 and again.ids == batch.ids
+
+
+@pytest.mark.parametrize("limit", [512, 12])
+@pytest.mark.parametrize(
+    "findings", ["", "Heart size is normal. Nodule of 5.5 mm; café, 左肺 [MASK] [SEP] and a verylongunbrokenword.", "Trachea is open. " * 90]
+)
+def test_tokens_of_a_report_are_those_of_the_library_called_as_a_whole(findings, limit):
+    found = batch.tokenised(findings, "Nodule.", "minilm", limit)
+    words = tokenizer("minilm")
+    whole = words(reports.join(findings, "Nodule."), truncation=True, max_length=limit)["input_ids"]
+    assert found["report_tokens"].tolist() == whole and len(whole) <= limit
+    assert found["report_special"].tolist() == [i in (words.cls_token_id, words.sep_token_id) for i in whole]
+    words(["a call with a limit"], truncation=True, max_length=3)  # leaves the tokenizer limited
+    assert len(token_ids(["heart " * 20], "minilm")[0]) == 20
