@@ -6,6 +6,8 @@ Rescale slope and intercept of the file itself are applied here, once.
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 from asapkit.types import Refused
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+GZIP = b"\x1f\x8b"
 UNITS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # NIfTI's xyzt_units; 2 is millimetres, 0 says nothing
 
 
@@ -75,9 +78,20 @@ def on_disk(path: Path | str) -> tuple[Path, str | None]:
     return path.with_name(name), series
 
 
+def beside(path: Path) -> list[Path]:
+    """The files that hold the voxels of a header (.mhd, .nhdr), of those that it names one a line; none where it holds them itself."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    named = re.search(rb"^(?:ElementDataFile *=|data ?file:) *(?!LOCAL)(.*)", head.split(b"\n\n")[0], re.M | re.S)
+    if sniff(head[:600]) != "itk" or not named:
+        return []
+    lines = named[1].decode("utf-8", "replace").splitlines()
+    return [path.parent / line.strip() for line in lines if line.strip() and os.path.isfile(path.parent / line.strip())]
+
+
 def sniff(head: bytes) -> str:
     """Format by the first bytes: nifti | itk (NRRD, MetaImage) | zip | dicom | '' for unknown."""
-    if head[:2] == b"\x1f\x8b" or _nifti_header_size(head):
+    if head.startswith(GZIP) or _nifti_header_size(head):
         return "nifti"
     if head[:4] == b"NRRD" or (b"NDims" in head and b"=" in head):
         return "itk"
@@ -105,7 +119,7 @@ def _nifti(path: Path, head: bytes) -> Raw:
     from isal import igzip
 
     data = path.read_bytes()
-    if head[:2] == b"\x1f\x8b":
+    if head.startswith(GZIP):
         try:
             data = igzip.decompress(data)
         except Exception as error:  # EOFError, BadGzipFile, IsalError, zlib.error

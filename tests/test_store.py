@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import hashlib
 import json
 import multiprocessing
 import os
@@ -18,6 +20,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 
 from asapkit import config, ct, preprocess, store, workers
 from asapkit.datasets import Unusable, ct_rate
@@ -203,6 +206,54 @@ def test_a_changed_volume_is_preprocessed_again(tmp_path):
     assert write(scans, tmp_path / "s").written == ("v0",)
     assert store.open(tmp_path / "s").ct("v0").max() < 100
     assert store.check(tmp_path / "s", progress=False) == []
+
+
+def without_compression(folder: Path, kind: str, changed: int) -> Path:
+    """A mask or volume of over 200 kB whose voxels lie open; `changed` of them in the middle are other ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    array = np.indices((64, 64, 64)).sum(0).astype(np.int16)
+    array[32, 32, 32 : 32 + changed] += 7
+    if kind == "folder":
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / "heart.nii")
+        return folder
+    if kind == ".nii":
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / "a.nii")
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"a{kind}"))
+    return folder / f"a{kind}"
+
+
+@pytest.mark.parametrize("kind", [".nii", ".nrrd", ".mha", ".mhd", ".nhdr", "folder"])
+def test_a_correction_in_the_middle_of_a_file_without_checksum_is_noticed(tmp_path, kind):
+    before = preprocess.fingerprint(without_compression(tmp_path, kind, 0))
+    sizes = {p: p.stat().st_size for p in tmp_path.rglob("*.*")}
+    assert before == preprocess.fingerprint(without_compression(tmp_path, kind, 0))
+    assert before != preprocess.fingerprint(without_compression(tmp_path, kind, 1))
+    assert sizes == {p: p.stat().st_size for p in tmp_path.rglob("*.*")}
+
+
+def test_a_corrected_mask_without_compression_is_taken_over(tmp_path):
+    (scan,) = dataset(tmp_path / "d", 1)
+    mask = np.zeros((130, 120, 50), np.uint8)
+    mask[40:80, 40:80, 10:40] = 1
+    scan = replace(scan, organs=save(mask, tmp_path / "d" / "masks" / "heart.nii", (2.0, 2.0, 6.0)).parent)
+    write([scan], tmp_path / "s")
+    whole = int((store.open(tmp_path / "s").organs("v0") > 0).sum())
+    mask[60:] = 0
+    save(mask, tmp_path / "d" / "masks" / "heart.nii", (2.0, 2.0, 6.0))
+    assert write([scan], tmp_path / "s").written == ("v0",)
+    assert 0 < int((store.open(tmp_path / "s").organs("v0") > 0).sum()) < 0.6 * whole
+
+
+def test_a_gzip_file_is_known_by_its_ends(tmp_path):
+    """Its checksum is among them, and a cohort's volumes need not be read whole to be known again. What stands in a store's records stays true."""
+    file, body = tmp_path / "a.nii.gz", np.random.default_rng(0).bytes(400_000)
+    file.write_bytes(gzip.compress(body, mtime=0))
+    data = file.read_bytes()
+    ends = hashlib.sha256(f"{len(data)}\n".encode() + data[: 1 << 16] + data[-(1 << 16) :]).hexdigest()[:16]
+    assert preprocess.fingerprint(file) == ends
+    file.write_bytes(gzip.compress(body[:200_000] + b"?" + body[200_001:], mtime=0))
+    assert preprocess.fingerprint(file) != ends
 
 
 SLOW_WRITER = """
