@@ -132,6 +132,42 @@ def test_labels_that_are_none_and_rows_that_contradict_each_other_are_given_with
         list(ct_rate.scans(tmp_path))
 
 
+LONG = "x" * 131_073  # more than the csv reader takes
+UNREADABLE = {
+    "long": (
+        f"VolumeName,Findings_EN,patient\na,b,c\na,{LONG},c\n".encode(),
+        "line 3: .*131072 characters: a quote that is not closed",
+    ),
+    "open": (b'VolumeName,Findings_EN,patient\na,b,c\na,"b,c\n', "line 3: .*a quote that is not closed"),
+    "latin": ("VolumeName,Findings_EN,patient\na,Nodül,c\n".encode("latin-1"), "is not UTF-8; save it as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", ["train_reports.csv", "train_predicted_labels.csv", "validation_metadata.csv", "outcomes.csv"])
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_a_table_that_cannot_be_read_is_refused_by_name_and_line(tmp_path, name, fault):
+    cohort(tmp_path)
+    data, says = UNREADABLE[fault]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(Refused, match=f"^{name}: {says}") as refused:
+        list(ct_rate.scans(tmp_path))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 250
+
+
+def test_outcomes_without_patients_and_rows_with_fields_to_spare_are_named(tmp_path):
+    cohort(tmp_path)
+    table(tmp_path / "outcomes.csv", [{"study": "train_1_a", "time_days": 3}])
+    with pytest.raises(Refused, match="outcomes.csv: no column patient"):
+        list(ct_rate.scans(tmp_path))
+    (tmp_path / "outcomes.csv").write_text("patient,time_days\ntrain_1,3,5\n")
+    with pytest.raises(Refused, match="outcomes.csv: line 2: more fields than columns"):
+        list(ct_rate.scans(tmp_path))
+    (tmp_path / "outcomes.csv").unlink()
+    (tmp_path / "train_reports.csv").write_text("VolumeName,Findings_EN\ntrain_1_a_1.nii.gz,A nodule, 5 mm.\n")
+    (found,) = [s for s in ct_rate.scans(tmp_path) if s.id == "train_1_a_1"]
+    assert isinstance(found, Unusable) and "more fields than columns" in found.reason and "nodule" not in found.reason
+
+
 def test_real_metadata_rows_give_spacing_and_intercept(shared, tmp_path):
     rows = list(csv.DictReader((shared / "data/text/ct_rate_val_metadata_300.csv").open(encoding="utf-8")))[:40]
     table(tmp_path / "validation_metadata.csv", rows)
@@ -206,8 +242,8 @@ def test_a_missing_csv_is_refused_with_what_to_write(tmp_path):
     ("text", "says"),
     [
         ("a.nii.gz,Nodule, 5 mm.,None.", "line 2: more fields than columns; put texts with commas between quotes"),
-        ('a.nii.gz,"Nodule,None.', "after line 1: unexpected end of data .*a quote that is not closed"),
-        ('a.nii.gz,"Nodule" here,None.', "scans.csv: after line 1: .* put texts with commas between quotes"),
+        ('a.nii.gz,"Nodule,None.', "line 2: unexpected end of data .*a quote that is not closed"),
+        ('a.nii.gz,"Nodule" here,None.', "scans.csv: line 2: .* put texts with commas between quotes"),
     ],
 )
 def test_a_report_is_never_cut_at_a_comma(tmp_path, text, says):
@@ -219,6 +255,13 @@ def test_a_report_is_never_cut_at_a_comma(tmp_path, text, says):
     except Refused as refused:
         said = str(refused)
     assert re.search(says, said)
+
+
+def test_an_overlong_text_is_named_with_its_line_and_both_causes(tmp_path):
+    volume(tmp_path / "a.nii.gz")
+    (tmp_path / "scans.csv").write_text(f'path,findings\na.nii.gz,"Two\nlines."\na.nii.gz,{LONG}\n')
+    with pytest.raises(Refused, match="^scans.csv: line 4: .*131072 characters: a quote that is not closed, or a text as long as that"):
+        folder.scans(tmp_path)
 
 
 def test_a_csv_of_another_encoding_and_a_split_of_another_name_are_named(tmp_path):

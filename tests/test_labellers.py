@@ -479,7 +479,8 @@ def test_labels_written_are_labels_read_and_say_where_they_come_from(tmp_path):
         ("path,Emphysema\na,1\n", "needs the columns id"), ("id\na\n", "needs the columns id and findings"),
         ("id,Emphysema,Fracture\na,1,1\n", "Fracture"),
         ("id,Emphysema\na,1\nb,maybe\n", "line 3: Emphysema is 'maybe'"), ("id,Emphysema\na,1\na,0\n", "line 3: a is there twice"),
-        ("id,Emphysema\na,\"1\n", "no csv"),
+        ("id,Emphysema\na,\"1\n", "t.csv: line 2: .*quote that is not closed"),
+        ("id,Emphysema\na,1,0\n", "line 2: more fields than columns"),
     ],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_by_line_and_column(tmp_path, text, message):

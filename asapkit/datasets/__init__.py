@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
+
+from asapkit.types import Refused
+
+TOO_MANY = "more fields than columns"  # the key of what a row has beyond its columns
 
 
 @dataclass(frozen=True)
@@ -13,3 +18,33 @@ class Unusable:
     id: str
     path: Path | None
     reason: str  # one line: which file or field, what is wrong, what to do
+
+
+def table(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a csv; names without white space around them, an absent field is ''.
+
+    Raises: Refused, naming file and line, for what is no UTF-8 or no csv, such as a quote that is not closed.
+    """
+    begin, rows = 1, []
+    with file.open(newline="", encoding="utf-8-sig") as opened:
+        reader = csv.DictReader(opened, restkey=TOO_MANY, restval="", strict=True)
+        try:
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+            begin = reader.line_num + 1
+            for row in reader:
+                rows.append(row)
+                begin = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise Refused(f"{file.name}: is not UTF-8; save it as UTF-8") from error
+        except csv.Error as error:
+            raise Refused(f"{file.name}: line {begin}: {_fault(error)}") from error
+    return list(reader.fieldnames), rows
+
+
+def _fault(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        return (
+            f"a field of over {csv.field_size_limit()} characters: a quote that is not closed, or a text as long as that; close the quote, or "
+            "shorten the text"
+        )
+    return f"{error} (a quote that is not closed?); put texts with commas between quotes"

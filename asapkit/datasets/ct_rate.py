@@ -17,13 +17,12 @@ Source: Hugging Face `ibrahimhamamci/CT-RATE` (gated), CC BY-NC-SA 4.0, no redis
 from __future__ import annotations
 
 import ast
-import csv
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from asapkit.datasets import Unusable
+from asapkit.datasets import TOO_MANY, Unusable, table
 from asapkit.types import FINDINGS, Refused, Scan
 
 NAME = re.compile(r"^((train|valid)_\d+)_([a-z]+)_(\d+)$")
@@ -38,7 +37,7 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
 
     A volume present both as stored and `_fixed` is taken once, from `_fixed`.
 
-    Raises: Refused when the root holds no volumes of this layout, or a table lacks its columns.
+    Raises: Refused when the root holds no volumes of this layout, or a table cannot be read or lacks its columns.
     """
     root = Path(root)
     volumes, strange = _volumes(root)
@@ -94,20 +93,19 @@ def _table(root: Path, kind: str) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for split, spellings in SPLITS.items():
         for file in (f for s in spellings for pattern in (f"{s}_{kind}.csv", f"*/{s}_{kind}.csv", f"*/*/{s}_{kind}.csv") for f in root.glob(pattern)):
-            with file.open(newline="", encoding="utf-8-sig") as opened:
-                reader = csv.DictReader(opened)
-                if "VolumeName" not in (reader.fieldnames or ()):
-                    raise Refused(f"{file.name}: no column VolumeName; this is no CT-RATE table")
-                if kind == "reports" and "Findings_EN" not in reader.fieldnames:
-                    raise Refused(f"{file.name}: no column Findings_EN; this is no CT-RATE report table")
-                if kind == "predicted_labels" and (unknown := [name for name in reader.fieldnames if name not in ("VolumeName", *FINDINGS)]):
-                    raise Refused(f"{file.name}: unknown label {unknown[0]!r}; labels are spelled as {', '.join(FINDINGS)}")
-                here: dict[str, dict[str, str]] = {}
-                for row in reader:
-                    id = _id(row["VolumeName"] or "")
-                    if NAME.match(id) and id.startswith(split):
-                        here[id] = row if here.get(id, row) == row else row | {REPEATED: file.name}
-                rows = here | rows
+            names, listed = table(file)
+            if "VolumeName" not in names:
+                raise Refused(f"{file.name}: no column VolumeName; this is no CT-RATE table")
+            if kind == "reports" and "Findings_EN" not in names:
+                raise Refused(f"{file.name}: no column Findings_EN; this is no CT-RATE report table")
+            if kind == "predicted_labels" and (unknown := [name for name in names if name not in ("VolumeName", *FINDINGS)]):
+                raise Refused(f"{file.name}: unknown label {unknown[0]!r}; labels are spelled as {', '.join(FINDINGS)}")
+            here: dict[str, dict[str, str]] = {}
+            for row in listed:
+                id = _id(row["VolumeName"])
+                if NAME.match(id) and id.startswith(split):
+                    here[id] = row if here.get(id, row) == row else row | {REPEATED: file.name}
+            rows = here | rows
     return rows
 
 
@@ -126,8 +124,11 @@ def _outcomes(root: Path) -> dict[str, dict[str, float | str]]:
     file = root / "outcomes.csv"
     if not file.exists():
         return {}
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        rows = list(csv.DictReader(opened))
+    names, rows = table(file)
+    if "patient" not in names:
+        raise Refused(f"{file.name}: no column patient; name the patient of every row, and the study where an outcome is that of a study")
+    if long := [number for number, row in enumerate(rows, start=2) if TOO_MANY in row]:
+        raise Refused(f"{file.name}: line {long[0]}: {TOO_MANY}; put texts with commas between quotes")
     kept: dict[str, dict[str, float | str]] = {}
     for row in rows:
         kept[row.get("study") or row["patient"]] = {k: _value(v) for k, v in row.items() if k not in ("study", "patient") and v}
@@ -160,6 +161,8 @@ def _number(row: dict[str, str], key: str) -> float | None:
 def _problem(report: dict[str, str], labels: dict[str, str]) -> str:
     """Why the rows of a volume cannot be used, in one line; '' when they can."""
     for row in (report, labels):
+        if TOO_MANY in row:
+            return f"{TOO_MANY} in the table of its {'report' if row is report else 'labels'}; put texts with commas between quotes"
         if REPEATED in row:
             return f"is there twice in {row[REPEATED]}, with different rows; keep one"
     for name in FINDINGS:

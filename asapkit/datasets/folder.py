@@ -12,26 +12,24 @@ Licence: that of your data. Nothing is copied or sent anywhere.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from asapkit import formats
-from asapkit.datasets import Unusable
+from asapkit.datasets import TOO_MANY, Unusable, table
 from asapkit.types import FINDINGS, Refused, Scan
 
 COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "lesions", "slope", "intercept")
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".zip", ".dcm")
 EMPTY = ("", "nan", "none", "not given")
 SPLITS = ("", "train", "valid", "test")
-TOO_MANY = "more fields than columns"
 KNOWN = {"1": 1, "0": 0, "-1": -1, "": -1, "nan": -1}
 
 
 def scans(root: Path) -> Iterator[Scan | Unusable]:
     """One `Scan` per row of the csv (or of `scans.csv` in the folder), `Unusable` for rows that make none.
 
-    Raises: Refused when there is no csv, it lacks the column path, or has a column that is neither known nor a finding.
+    Raises: Refused when there is no csv, it cannot be read, lacks the column path, or has a column that is neither known nor a finding.
     """
     file = Path(root)
     file = file / "scans.csv" if file.is_dir() else file
@@ -39,22 +37,13 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
         raise Refused(f"{file.name}: no such csv; write one with the columns path, findings, impression")
     if file.name.lower().endswith(ENDINGS):
         raise Refused(f"{file.name}: is a scan; give a csv that names it, with the columns path, findings, impression")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, restkey=TOO_MANY, strict=True)
-            _check_columns(file, reader.fieldnames or [])
-            rows = [{k.strip(): v.strip() if isinstance(v, str) else v or "" for k, v in row.items()} for row in reader]
-    except UnicodeDecodeError as error:
-        raise Refused(f"{file.name}: is not UTF-8; save it as UTF-8") from error
-    except csv.Error as error:
-        raise Refused(
-            f"{file.name}: after line {reader.line_num}: {error} (a quote that is not closed?); put texts with commas between quotes"
-        ) from error
+    names, rows = table(file)
+    _check_columns(file, names)
+    rows = [{k: v.strip() if isinstance(v, str) else v for k, v in row.items()} for row in rows]
     return _rows(file.parent, rows)
 
 
 def _check_columns(file: Path, names: list[str]) -> None:
-    names = [name.strip() for name in names]
     if "path" not in names or not {"findings", "impression"} & set(names):
         raise Refused(f"{file.name}: needs the columns path and findings (or impression); it has {', '.join(names) or 'none'}")
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from asapkit.datasets import TOO_MANY, table
 from asapkit.labels.table import Labelled
 from asapkit.types import FINDINGS, Refused, Scan
 
@@ -30,7 +30,7 @@ def reports_of(source: Path | str) -> Iterator[tuple[str, str, str]]:
         table = store.open(Path(source)).table
         yield from zip(table.index, table["findings"], table["impression"], strict=True)
         return
-    rows, names = _rows(Path(source))
+    names, rows = _table(Path(source))
     id = next((c for c in IDS if c in names), None)
     columns = {kind: next((c for c in spelled if c in names), None) for kind, spelled in TEXTS.items()}
     if id is None or not any(columns.values()):
@@ -53,7 +53,7 @@ def write(found: Labelled, file: Path | str) -> None:
 
 def read(file: Path | str) -> dict[str, dict[str, int]]:
     """Labels by id of a csv that `write` or CT-RATE wrote. Empty is -1.  Raises: Refused, naming line and column."""
-    rows, names = _rows(Path(file))
+    names, rows = _table(Path(file))
     id = next((c for c in IDS if c in names), None)
     if id is None or not set(names) & set(FINDINGS):
         raise Refused(f"{file}: needs the columns id and findings such as {FINDINGS[0]!r}; it has {', '.join(names) or 'none'}")
@@ -88,19 +88,13 @@ def relabelled(scans: Iterable, file: Path | str) -> list:
     return [replace(scan, labels=labels.get(scan.id, {})) if isinstance(scan, Scan) else scan for scan in scans]
 
 
-def _rows(file: Path) -> tuple[list[dict[str, str]], list[str]]:
+def _table(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not file.is_file():
         raise Refused(f"{file}: no such file")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            names = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = names
-            return list(reader), names
-    except UnicodeDecodeError as error:
-        raise Refused(f"{file}: is not UTF-8; save it as UTF-8") from error
-    except csv.Error as error:
-        raise Refused(f"{file}: is no csv ({error})") from error
+    names, rows = table(file)
+    if long := [number for number, row in enumerate(rows, start=2) if TOO_MANY in row]:
+        raise Refused(f"{file}: line {long[0]}: {TOO_MANY}; put texts with commas between quotes")
+    return names, rows
 
 
 def _stem(id: str) -> str:
