@@ -34,11 +34,6 @@ CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follo
 LUNG_HU = (-950, -500)
 _ONE_AT_A_TIME = threading.Lock()  # a Dask worker may run several of us as threads
 PARTIAL = ".partial"  # files being written; emptied when a run starts and ends
-RESERVED = (
-    "id", "patient", "study", "split", "findings", "impression", "path", "shape_x", "shape_y", "shape_z", "affine", "hu_min", "hu_max",
-    "hu_mean", "lung_share", "warnings", "hash", *FINDINGS,
-)  # fmt: skip
-"""Columns of the table of volumes; `Scan.extra` adds further ones under other names."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +128,13 @@ def _layers(job: Job) -> tuple[dict[str, np.ndarray], dict]:
 
 def _refuse_bad_fields(scan: Scan) -> None:
     """Raises: Refused for labels or extra columns that the table of volumes cannot hold."""
+    from asapkit import tables  # which reads and writes through this module
+
     if unknown := sorted(set(scan.labels) - set(FINDINGS)):
         raise Refused(f"{scan.id}: unknown label {unknown[0]!r}; labels are the {len(FINDINGS)} of FINDINGS, other columns go to extra")
     if wrong := [f"{k} = {v!r}" for k, v in scan.labels.items() if v not in (1, 0, -1)]:
         raise Refused(f"{scan.id}: label {wrong[0]}; a label is 1 (present), 0 (absent) or -1 (unknown)")
-    if taken := sorted(set(scan.extra) & set(RESERVED)):
+    if taken := sorted(tables.columns() & set(scan.extra)):
         raise Refused(f"{scan.id}: extra column {taken[0]!r} has the name of a column of the store; rename it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,12 @@ def _volumes(records: list[dict]) -> pd.DataFrame:
     columns["warnings"] = pd.Series(["; ".join(r["warnings"]) for r in records], dtype=object)
     columns["hash"] = pd.Series([r["layers"]["ct"]["sha256"] for r in records], dtype=object)
     return pd.DataFrame(columns | _extra(scans))
+
+
+@cache
+def columns() -> frozenset[str]:
+    """The table of volumes' own columns; `Scan.extra` adds further ones under other names."""
+    return frozenset(_volumes([]).columns)
 
 
 def _extra(scans: list[dict]) -> dict[str, pd.Series]:

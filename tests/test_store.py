@@ -22,10 +22,10 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from asapkit import config, ct, preprocess, store, workers
+from asapkit import config, ct, preprocess, store, tables, workers
 from asapkit.datasets import Unusable, ct_rate
 from asapkit.phantom import cohort as phantom
-from asapkit.types import ORGANS, Refused, Scan
+from asapkit.types import FINDINGS, ORGANS, Refused, Scan
 
 TOY = config.Config.at("toy")
 SHAPE, SPACING = (56, 44, 26), (6.0, 6.0, 12.0)
@@ -342,6 +342,14 @@ def test_one_bad_file_never_stops_the_rest_and_each_has_one_line(scans, tmp_path
     assert write(scans, tmp_path / "s").refused == () and "absent" in set(store.open(tmp_path / "s").refused["id"])
     with pytest.raises(Refused, match="it was refused"):
         made.ct("truncated")
+
+
+def test_no_column_of_the_store_can_be_taken_by_an_extra_one(made, scans, tmp_path):
+    own = set(made.table.columns) - {"time_days", "kernel"} | {made.table.index.name}
+    assert own == tables.columns() and {"has_organs", "has_lesions", "has_truth", "hash", *FINDINGS} <= own
+    for name in sorted(own):
+        outcome = preprocess.process(preprocess.Job(replace(scans[0], extra={name: 0.0}), tmp_path, TOY.contract, False, Path.cwd()))
+        assert f"extra column {name!r} has the name of a column of the store; rename it" in outcome.reason
 
 
 def test_a_store_of_refusals_only_opens_empty(scans, tmp_path):
