@@ -24,9 +24,17 @@ _CLIPPED = frozenset(  # end a sentence only where a capital follows
     ("max", "min", "etc", "incl", "excl", "resp", "ca", "diam", "dia", "lat", "med", "ant", "post", "sup", "inf", "bil", "bilat", "rt", "lt",
      "susp", "diff", "poss", "prob", "temp", "vol", "avg", "abd", "thor", "vert", "seg", "hist", "path", "esp", "wk", "mo", "yr", "hr", "sec")
 )  # fmt: skip
-_NUMBERED = frozenset(  # "No. 7", "img. 45"
-    ("no", "nr", "fig", "figs", "im", "ima", "img", "imgs", "se", "ser", "p", "pp", "vol", "ref", "ch", "sl", "pos")
+_NUMBERED = frozenset(  # "No. 7", "img. 45", "Mar. 2021"
+    ("no", "nr", "fig", "figs", "im", "ima", "img", "imgs", "se", "ser", "p", "pp", "vol", "ref", "ch", "sl", "pos",
+     "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec")
+)  # fmt: skip
+_SPINE_WORD = r"(?:vertebra\w*|level|bod(?:y|ies)|corpus|corpora|spine|spinous|dis[ck]s?|end-?plates?)"
+_SPINE_BEFORE = re.compile(  # "of T. 8", "T. 8 and T. 9"
+    rf"(?:\b(?:of|at|[Bb]etween|{_SPINE_WORD})|\b[TLCS]\. ?\d{{1,2}}(?: ?[-–/,]| and| to| or)) ?[TLCS]$"
 )
+_SPINE_AHEAD = re.compile(rf"\d{{1,2}}(?: ?[-–/] ?\d{{1,2}})?\.? {_SPINE_WORD}\b", re.I)
+_THORACIC = re.compile(r"(?<!\d)(?<!\d\s)\bth$", re.I)  # "Th. 8", not "the 5 th."
+_VERTEBRAE = {"T": 12, "L": 5, "C": 7, "S": 5}
 _CLIPPED_BEFORE_CAPITAL = frozenset({"lab", "clin", "cor"})  # a clipped adjective; ends only where a plain starter follows
 _ORDINAL_NOUN = re.compile(
     r"(?:anterior |posterior |lateral |thoracic |lumbar |cervical |left |right )?(?:ribs?|costa\w*|costo\w*|vertebra\w*|segment\w*|"
@@ -215,9 +223,17 @@ def _after_word(before: str, ahead: str) -> bool:
         return False
     if ahead[:1].isupper():
         return not (word in _CLIPPED_BEFORE_CAPITAL and not _STARTER.match(ahead))
-    if ahead[:1].isdigit() and word in _NUMBERED:
+    if ahead[:1].isdigit() and (word in _NUMBERED or _vertebra(before, ahead)):
         return False
     return not (word in _CLIPPED or word in _CLIPPED_BEFORE_CAPITAL)
+
+
+def _vertebra(before: str, ahead: str) -> bool:
+    """ "Th. 8"; a single letter only where the words around it speak of the spine: "Hepatitis C. 2 lesions" are two sentences."""
+    number = re.match(r"\d{1,2}(?!\d|[.,]\d|\s?[mc]m\b)", ahead)
+    if not number or not 1 <= int(number.group()) <= _VERTEBRAE.get(before[-1], 12):
+        return False
+    return bool(_THORACIC.search(before) or _SPINE_BEFORE.search(before) or (re.search(r"\b[TLCS]$", before) and _SPINE_AHEAD.match(ahead)))
 
 
 def _without_space(before: str, after: str) -> bool:
