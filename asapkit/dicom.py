@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -12,6 +13,9 @@ import numpy as np
 
 from asapkit import formats
 from asapkit.types import Refused
+
+# What a file says that it is: a directory, or an object of one kind. CT images are kind 2, those with several frames 2.1 or 2.2.
+_KIND = re.compile(rb"1\.2\.840\.10008\.(?:1\.3\.10|5\.1\.4\.1\.1\.(?P<kind>[\d.]+))")
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,11 @@ def zipped(path: Path, series: str | None = None) -> formats.Raw:
     """The series of a zip archive, whatever its folders are called."""
     with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not Path(m.filename).name.startswith("._")]
-        for index, member in enumerate(members):
-            # Numbered names: what the archive calls its members can neither leave the folder nor be too long for it.
-            (Path(place) / f"{index:06d}").write_bytes(archive.read(member))
-        return folder(Path(place), title=path.name, series=series)
+        # Numbered names: what the archive calls its members can neither leave the folder nor be too long for it.
+        names = {f"{index:06d}": member.filename for index, member in enumerate(members)}
+        for name, member in zip(names, members, strict=True):
+            (Path(place) / name).write_bytes(archive.read(member))
+        return folder(Path(place), title=path.name, series=series, names=names)
 
 
 def _number(text: str) -> float:
@@ -52,14 +57,18 @@ def _number(text: str) -> float:
 
 
 def _slice(reader, file: Path) -> _Slice | None:
-    """Position and series of a DICOM file; None when it is no image with a position."""
+    """Position and series of a DICOM file; None when it is no image with a position.  Raises: Refused for a slice of a CT that cannot be read."""
     with file.open("rb") as opened:
-        if opened.read(132)[128:] != b"DICM":
-            return None
+        head = opened.read(1024)
+    if formats.sniff(head) != "dicom":
+        return None
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
-    except RuntimeError:
+    except RuntimeError as error:
+        says = _KIND.search(head)
+        if (says["kind"] or b"").split(b".")[0] == b"2" if says else head[128:132] == b"DICM":  # plans and reports are no images either
+            raise Refused(f"{file.name}: cannot be read (truncated?); fetch it again") from error
         return None
     has = reader.HasMetaDataKey
 
@@ -79,10 +88,11 @@ def _slice(reader, file: Path) -> _Slice | None:
     )
 
 
-def folder(root: Path, *, title: str, series: str | None = None) -> formats.Raw:
-    """One axial series of all DICOM files below `root`: the one named, or the largest.
+def folder(root: Path, *, title: str, series: str | None = None, names: dict[str, str] | None = None) -> formats.Raw:
+    """One axial series of all DICOM files below `root`: the one named, or the largest. A file that cannot be read is left out with a warning.
 
-    Raises: Refused when there is none, several are equally large, slices are missing or doubled, or one cannot be read.
+    names: what messages call the files, where their own names say nothing.
+    Raises: Refused when there is none, several are equally large, or slices are missing or doubled.
     """
     import SimpleITK as sitk
 
@@ -90,13 +100,20 @@ def folder(root: Path, *, title: str, series: str | None = None) -> formats.Raw:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     groups: dict[str, list[_Slice]] = defaultdict(list)
-    for file in sorted(root.rglob("*")):
-        if file.is_file() and not file.name.startswith(".") and (found := _slice(reader, file)):
-            groups[found.series].append(found)
+    torn: list[str] = []
+    for file in sorted(f for f in root.rglob("*") if f.is_file() and not f.name.startswith(".")):
+        try:
+            if found := _slice(reader, file):
+                groups[found.series].append(found)
+        except Refused:
+            torn.append((names or {}).get(file.name, file.relative_to(root).as_posix()))
+    if not groups and torn:
+        raise Refused(f"{title}: {_unread(torn)}, and no other image with a position is there; fetch the series again")
     if not groups:
         raise Refused(f"{title}: holds no DICOM images with positions; give a folder or zip of one CT series")
-    slices, warnings = _in_order(_chosen(groups, title, series), title)
+    slices, warnings = _in_order(_chosen(groups, title, series), title, torn)
     series_reader = sitk.ImageSeriesReader()
+    series_reader.SetImageIO("GDCMImageIO")
     series_reader.SetFileNames([s.file for s in slices])
     try:
         image = series_reader.Execute()
@@ -134,20 +151,26 @@ def _chosen(groups: dict[str, list[_Slice]], title: str, series: str | None) -> 
     return axial[largest[0]]
 
 
-def _in_order(slices: list[_Slice], title: str) -> tuple[list[_Slice], tuple[str, ...]]:
-    """Slices sorted along their normal, checked for one size, one orientation, no repeats and no gaps."""
+def _unread(torn: list[str]) -> str:
+    return f"{torn[0]}{f' and {len(torn) - 1} more DICOM files' if torn[1:] else ''} cannot be read (truncated?)"
+
+
+def _in_order(slices: list[_Slice], title: str, torn: list[str]) -> tuple[list[_Slice], tuple[str, ...]]:
+    """Slices sorted along their normal, checked for one size, one orientation, no repeats and no gaps. torn: files that could not be read."""
     if len({s.shape for s in slices}) > 1 or np.ptp([s.orientation for s in slices], axis=0).max() > 1e-3:
         raise Refused(f"{title}: the slices of the series differ in size or orientation; split the series")
     slices = sorted(slices, key=lambda s: s.height_mm)
     gaps = np.diff([s.height_mm for s in slices])
+    warnings = [f"left out: {_unread(torn)}"] if torn else []
     if len(gaps) == 0:
-        return slices, ()
+        return slices, tuple(warnings)
     if gaps.min() < 1e-3:
         raise Refused(f"{title}: {int((gaps < 1e-3).sum())} slices lie at a place that is taken (several phases in one series?); split the series")
     usual = float(np.median(gaps))
     if gaps.max() > 1.5 * usual:
-        raise Refused(f"{title}: slices are missing: {usual:.2f} mm apart as a rule, {gaps.max():.2f} mm at the widest gap; fetch the series again")
-    warnings = []
+        why = f"{_unread(torn)}, and " if torn else ""
+        gap = f"{usual:.2f} mm apart as a rule, {gaps.max():.2f} mm at the widest gap"
+        raise Refused(f"{title}: {why}slices are missing: {gap}; fetch the series again")
     if np.ptp(gaps) > 0.1 * usual:
         warnings.append(f"slice distances vary from {gaps.min():.2f} to {gaps.max():.2f} mm; the mean is used")
     thickness = slices[0].thickness_mm
@@ -166,7 +189,7 @@ def single(path: Path) -> formats.Raw:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise Refused(f"{path.name}: cannot be read as DICOM ({formats.one_line(error)}); fetch it again") from error
     if image.GetDimension() != 3 or image.GetSize()[2] == 1:

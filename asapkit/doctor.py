@@ -29,6 +29,7 @@ MISFIT = "give the masks that were made on this CT"
 CODES = {
     "no chest CT": "spacing", "truncated": "truncated", "damaged": "damaged", "magic": "format", "no such": "missing", "spacing": "spacing",
     "NaN": "nan", "constant": "constant", "too thin": "thin", "-D": "axes", "series": "series", "slices": "slices", "empty": "empty",
+    "no HU": "hu", "follow": "damaged",
 }  # fmt: skip
 
 WARNING_CODES = {

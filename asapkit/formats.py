@@ -6,6 +6,7 @@ Rescale slope and intercept of the file itself are applied here, once.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ def load(path: Path | str, *, series: str | None = None) -> Raw:
             return _nifti(path, head)
         if kind == "itk":
             return _itk(path)
-    except Refused:
-        raise
+    except Refused as refused:
+        raise refused if str(refused).startswith(path.name) else Refused(f"{path.name}: {refused}") from refused.__cause__
     except Exception as error:  # readers raise many kinds; a user needs the file and the reason in one line
         raise Refused(f"{path.name}: cannot be read ({one_line(error)}); the file is damaged, fetch it again") from error
     if kind == "dicom":
@@ -97,7 +98,13 @@ def sniff(head: bytes) -> str:
         return "itk"
     if head[:4] == b"PK\x03\x04":
         return "zip"
-    return "dicom" if head[128:132] == b"DICM" else ""
+    return "dicom" if head[128:132] == b"DICM" or _begins_with_tags(head) else ""
+
+
+def _begins_with_tags(head: bytes) -> bool:
+    """DICOM that an archive wrote without the 128 bytes before it: a first element of group 2 or 8, with its type or a length that it may have."""
+    group, element, length = (int.from_bytes(head[a:b], "little") for a, b in ((0, 2), (2, 4), (4, 8)))
+    return len(head) > 132 and group in (2, 8) and element <= 0x18 and (length <= 128 or (head[4:6].isalpha() and head[4:6].isupper()))
 
 
 def _nifti_header_size(head: bytes) -> int:
@@ -114,16 +121,30 @@ def one_line(error: Exception) -> str:
     return (lines[-1] if lines else type(error).__name__)[:160]
 
 
+def _unpacked(data: bytes, name: str) -> bytes:
+    """What a gzip or zlib stream holds, its checksum held against it.  Raises: Refused for one that is cut short, damaged, or not all there is."""
+    from isal import isal_zlib
+
+    pieces, rest = [], data
+    while rest or not pieces:
+        stream = isal_zlib.decompressobj(wbits=47)  # either, as its header says
+        try:
+            pieces.append(stream.decompress(rest))
+        except isal_zlib.error as error:
+            raise Refused(f"{name}: the gzip stream is damaged ({one_line(error)}); fetch the file again") from error
+        if not stream.eof:
+            raise Refused(f"{name}: the gzip stream is truncated; fetch the file again")
+        rest = stream.unused_data.lstrip(b"\0")  # padding
+        if rest and not rest.startswith(GZIP):
+            raise Refused(f"{name}: {len(rest)} bytes that are no gzip follow the whole gzip stream; cut them off, or fetch the file again")
+    return b"".join(pieces)
+
+
 def _nifti(path: Path, head: bytes) -> Raw:
     import nibabel
-    from isal import igzip
 
     data = path.read_bytes()
-    if head.startswith(GZIP):
-        try:
-            data = igzip.decompress(data)
-        except Exception as error:  # EOFError, BadGzipFile, IsalError, zlib.error
-            raise Refused(f"{path.name}: the gzip stream is truncated or damaged ({one_line(error)}); fetch the file again") from error
+    data = _unpacked(data, path.name) if head.startswith(GZIP) else data
     size = _nifti_header_size(data[:600])
     if not size:
         raise Refused(f"{path.name}: not NIfTI (wrong magic bytes {data[:4]!r} inside); check what it is")
@@ -192,10 +213,18 @@ def _nifti_labels(header) -> dict[int, str]:
 
 
 def rescale(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """slope * array + intercept, as int16 where that is exact, else float32. Integers of any width that fit become int16."""
+    """slope * array + intercept, as int16 where that is exact, else float32. Integers of any width that fit become int16.
+
+    Raises: Refused for what float32 cannot hold, and for voxels that are no numbers.
+    """
     if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False) if array.dtype.byteorder in "=|" else array.astype(np.float32)
-        return array if (slope, intercept) == (1.0, 0.0) else array * np.float32(slope) + np.float32(intercept)
+        try:
+            with np.errstate(over="raise", invalid="ignore"):
+                array = array.astype(np.float32, copy=False) if array.dtype.byteorder in "=|" else array.astype(np.float32)
+                return array if (slope, intercept) == (1.0, 0.0) else array * np.float32(slope) + np.float32(intercept)
+        except FloatingPointError as error:
+            peak = float(np.nanmax(np.abs(array[np.isfinite(array)])))
+            raise Refused(f"voxels of up to {peak:.3g} are no HU; repair or drop the volume") from error
     if array.dtype.kind not in "iub":
         raise Refused(f"voxels of type {array.dtype} are no CT; convert to one number per voxel")
     if not (float(slope).is_integer() and float(intercept).is_integer()):
@@ -211,9 +240,52 @@ def rescale(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     return (array.astype(np.int32) * int(slope) + int(intercept)).astype(np.int16)
 
 
+META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4, "FLOAT": 4, "DOUBLE": 8}
+
+
+def _require_whole(path: Path) -> None:
+    """Raises: Refused for a MetaImage or NRRD file whose voxels are cut short, damaged or elsewhere.
+
+    Their readers look at no checksum, and that of MetaImage writes to the terminal what it finds.
+    """
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    is_nrrd = head.startswith(b"NRRD")
+    header = re.match(rb".*?\r?\n\r?\n" if is_nrrd else rb".*?^ElementDataFile *=[^\n]*\n?", head, re.M | re.S)
+    text = (header[0] if header else head if is_nrrd else b"").decode("latin-1")
+    fields = {key.lower(): value.strip() for key, value in re.findall(r"^(\w[\w ]*?) *[=:] *(.*?)\r?$", text, re.M)}
+    if is_nrrd:
+        packed = fields.get("encoding", "").lower() in ("gz", "gzip") and not {"line skip", "byte skip"} & set(fields)
+        sources = beside(path) if {"data file", "datafile"} & set(fields) else [path]
+        if packed and len(sources) == 1:
+            _unpacked(sources[0].read_bytes()[header.end() if header and sources[0] == path else 0 :], path.name)
+        return
+    if not {"elementdatafile", "dimsize", "elementtype"} <= set(fields):
+        raise Refused(f"{path.name}: truncated: its header ends before its voxels begin; fetch the file again")
+    _require_meta(path, fields, header.end())
+
+
+def _require_meta(path: Path, fields: dict[str, str], offset: int) -> None:
+    """The same for a MetaImage file by its header's fields; its own voxels begin at `offset`."""
+    named, size = fields["elementdatafile"], META_BYTES.get(fields["elementtype"].removeprefix("MET_"))
+    if named.startswith("LIST") or "%" in named or size is None or fields.get("binarydata", "True")[:1] not in "Tt1":
+        return
+    file, offset = (path, offset) if named == "LOCAL" else (path.parent / named, max(0, int(fields.get("headersize", 0))))
+    if not file.is_file():
+        raise Refused(f"{path.name}: its voxels are in {named}, and no such file is beside it; fetch it too")
+    needed = math.prod(int(n) for n in fields["dimsize"].split()) * int(fields.get("elementnumberofchannels", 1)) * size
+    there = file.stat().st_size - offset
+    if fields.get("compresseddata", "False")[:1] in "Tt1":
+        end = offset + int(fields["compresseddatasize"]) if "compresseddatasize" in fields else None
+        there = len(_unpacked(file.read_bytes()[offset:end], path.name))
+    if there < needed:
+        raise Refused(f"{path.name}: truncated: {there} bytes of voxels where the header promises {needed}; fetch the file again")
+
+
 def _itk(path: Path) -> Raw:
     import SimpleITK as sitk
 
+    _require_whole(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     return from_itk(sitk.ReadImage(str(path)), path.name)
 

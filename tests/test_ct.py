@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import locale
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,6 +283,7 @@ def test_saving_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
 
 def write_dicom(folder: Path, array: np.ndarray, *, uid="1.2.3", words="chest", thickness=5.0, skip=(), step=0.0) -> Path:
     """An axial series of one file per slice, stored with an intercept; the order of the file names is not that of the slices."""
+    before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -296,6 +299,7 @@ def write_dicom(folder: Path, array: np.ndarray, *, uid="1.2.3", words="chest", 
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{(k * 7) % 101:03d} {words}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # the writer turns it to C, and the tests that follow would read texts as ASCII
     return folder
 
 
@@ -334,6 +338,53 @@ def test_missing_and_repeated_slices_are_refused_and_tilt_is_named(tmp_path):
     assert any("gantry tilt" in w for w in ct.read(write_dicom(tmp_path / "tilt", array, step=1.0)).warnings)
     assert any("gaps between slices" in w for w in ct.read(write_dicom(tmp_path / "thin", array, thickness=2.0)).warnings)
     assert any("overlapping" in w for w in ct.read(write_dicom(tmp_path / "thick", array, thickness=9.0)).warnings)
+
+
+FOREIGN = {
+    "letter": b"08 is a number, and this a letter\n" * 30, "nothing": b"", "short": b"\x08\0\x05\0", "eight": b"\x08\0\x05\0CS\x04\0ABCD" * 40,
+    "two": b"\x02\0\0\0UL\x04\0" + bytes(range(256)) * 4, "plan": bytes(128) + b"DICM" + b"1.2.840.10008.5.1.4.1.1.481.3" + bytes(900),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_dicom_without_the_bytes_before_its_magic_is_read_and_foreign_files_are_passed_over(tmp_path, capfd, meta):
+    """What network archives hand out: files that begin with their tags, with those of group 2 or without."""
+    for file in write_dicom(tmp_path / "d", body()).iterdir():
+        tags = file.read_bytes()[132:]
+        file.write_bytes(tags if meta else tags[12 + int.from_bytes(tags[8:12], "little") :])
+    for name, data in FOREIGN.items():
+        (tmp_path / "d" / name).write_bytes(data)
+    read = ct.read(tmp_path / "d")
+    np.testing.assert_array_equal(read.array, body()[::-1, ::-1])
+    assert not [w for w in read.warnings if "left out" in w]
+    with pytest.raises(Refused, match="one DICOM slice is no volume"):
+        ct.read(file)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("left", [200, 900, 3690])
+def test_a_truncated_slice_is_named(tmp_path, left):
+    files = sorted(write_dicom(tmp_path / "d", body()).iterdir())
+    inner, end = files[4], min(files, key=lambda f: sitk.ReadImage(str(f)).GetOrigin()[2])
+    for file, data in [(inner, inner.read_bytes()), (end, end.read_bytes())]:
+        file.write_bytes(data[:left])
+        if file == inner:
+            with pytest.raises(Refused, match=rf"^d: {file.name} cannot be read \(truncated\?\), and slices are missing: "):
+                ct.read(tmp_path / "d")
+        else:
+            read = ct.read(tmp_path / "d")
+            assert read.array.shape[2] == 31 and f"left out: {file.name} cannot be read (truncated?)" in read.warnings
+        file.write_bytes(data)
+    assert not [w for w in ct.read(tmp_path / "d").warnings if "left out" in w]
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for file in files:
+            archive.writestr(f"a/{file.name}", file.read_bytes()[: left if file == inner else None])
+    with pytest.raises(Refused, match=rf"^d.zip: a/{inner.name} cannot be read"):
+        ct.read(tmp_path / "d.zip")
+    for file in files:
+        file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(Refused, match=r"^d: .* and 31 more DICOM files cannot be read \(truncated\?\), and no other image"):
+        ct.read(tmp_path / "d")
 
 
 # ----------------------------------------------------------------------------------------------------------- HU and tables
@@ -427,7 +478,7 @@ def broken(folder: Path, kind: str) -> Path:
     arrays = {
         "four_axes": np.zeros((9, 9, 9, 3), np.int16), "two_axes": body()[:, :, 0], "one_slice": body()[:, :, :1], "few_slices": body()[:, :, :12],
         "constant": np.full((20, 20, 20), -1024, np.int16), "nan": np.where(body() > 600, np.nan, body()).astype(np.float32),
-        "low": body((20, 20, 20)),
+        "low": body((20, 20, 20)), "enormous": np.where(body() > 600, 1e300, body()),
     }  # fmt: skip
     if kind in arrays:
         return write(path, arrays[kind], ras((3.0, 3.0, 2.0) if kind == "low" else (3.0, 3.0, 5.0)))
@@ -441,6 +492,7 @@ def broken(folder: Path, kind: str) -> Path:
         path.write_bytes({
             "truncated_gzip": good[: len(good) // 2], "no_gzip_tail": good[:-6], "bad_crc": good[:-8] + bytes(4) + good[-4:],
             "cut_before_packing": gzip.compress(plain[:5000]), "wrong_magic": b"hello world, this is no scan" * 20,
+            "more_behind": good + b"a letter",
             "wrong_magic_inside": gzip.compress(b"hello world" * 99), "nothing": b"", "cut_header": gzip.compress(plain[:200]),
         }[kind])  # fmt: skip
     return path
@@ -452,9 +504,11 @@ def broken(folder: Path, kind: str) -> Path:
         ("truncated_gzip", "truncated"), ("no_gzip_tail", "truncated"), ("bad_crc", "damaged"), ("cut_before_packing", "truncated"),
         ("wrong_magic", "magic"), ("wrong_magic_inside", "magic"), ("cut_header", "magic"), ("nothing", "empty"), ("four_axes", "4-D"),
         ("two_axes", "2-D"), ("one_slice", "2-D"), ("few_slices", "too thin"), ("low", "too thin"), ("constant", "constant or empty"),
-        ("nan", "NaN"), ("zero_spacing", "spacing"), ("nan_spacing", "spacing"),
+        ("nan", "NaN"), ("enormous", "voxels of up to 1e+300 are no HU"), ("more_behind", "8 bytes that are no gzip follow the whole"),
+         ("zero_spacing", "spacing"), ("nan_spacing", "spacing"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_unusable_files_are_refused_with_one_line_that_names_the_file(tmp_path, kind, says):
     path = broken(tmp_path, kind)
     with pytest.raises(Refused) as refused:
@@ -477,6 +531,36 @@ def test_damaged_nrrd_and_zip_are_refused(tmp_path):
         with pytest.raises(Refused) as refused:
             ct.read(tmp_path / name)
         assert str(refused.value).startswith(name) and "\n" not in str(refused.value)
+
+
+def test_padding_behind_a_gzip_stream_is_none_of_it(tmp_path):
+    path = write(tmp_path / "a.nii.gz", body(), ras())
+    whole = ct.read(path).array
+    path.write_bytes(path.read_bytes() + bytes(512))
+    np.testing.assert_array_equal(ct.read(path).array, whole)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd", ".nhdr"])
+def test_voxels_cut_short_damaged_or_lost_are_refused_and_nothing_is_written_to_the_terminal(tmp_path, capfd, ending, packed):
+    path = tmp_path / f"a{ending}"
+    image = sitk.GetImageFromArray(body().transpose())
+    image.SetSpacing((3, 3, 5))
+    sitk.WriteImage(image, str(path), packed)
+    ct.read(path)
+    (file,) = set(tmp_path.iterdir()) - {path} or {path}
+    whole = file.read_bytes()
+    faults = {"cut short": whole[: len(whole) // 2], "a little short": whole[:-4]}
+    faults |= {"damaged": whole[:-9000] + bytes(40) + whole[-8960:]} if packed else {}
+    faults |= {"header cut": whole[:200]} if file == path else {"lost": None}
+    for fault, data in faults.items():
+        file.unlink() if data is None else file.write_bytes(data)
+        with pytest.raises(Refused) as refused:
+            ct.read(path)
+        message = str(refused.value)
+        assert message.startswith(path.name) and "\n" not in message and "No such file or directory" not in message, fault
+        assert ending[:3] == ".nr" or ending == ".nhdr" or any(w in message for w in ("truncated", "damaged", "no such file is beside it")), message
+    assert capfd.readouterr() == ("", "")
 
 
 def test_colours_are_refused(tmp_path):
