@@ -152,21 +152,24 @@ def by_study(
 def recall_at(
     similarity: Float[np.ndarray, "q g"], ks: Sequence[int] = (5, 10, 50, 100), *, target: Int[np.ndarray, " q"] | None = None
 ) -> dict[int, float]:
-    """Share of queries whose own item (the diagonal, or `target`) is among their k best of the gallery; ties count against."""
+    """Share of queries whose own item (the diagonal, or `target`) is among their k best of the gallery; ties and nan count against."""
     target = np.arange(len(similarity)) if target is None else np.asarray(target)
     own = np.take_along_axis(similarity, target[:, None], axis=1)
-    better = (similarity >= own).sum(1)  # holds the item itself
+    better = (~(similarity < own)).sum(1)  # holds the item itself
     return {k: float((better <= k).mean()) for k in ks}
 
 
 def concordance(risk: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"], event: Num[np.ndarray, " n"]) -> float:
-    """Harrell's C: of the pairs whose order is known, the share in which the earlier event had the higher risk; tied risks count half."""
+    """Harrell's C: of the pairs whose order is known, the share in which the earlier event had the higher risk; tied risks count half.
+
+    nan where no order is known, or a risk is nan.
+    """
     risk, time, event = np.asarray(risk, float), np.asarray(time, float), np.asarray(event).astype(bool)
     earlier = (time[:, None] < time[None]) | ((time[:, None] == time[None]) & ~event[None])
     known = earlier & event[:, None]
     np.fill_diagonal(known, False)
-    gap = risk[:, None] - risk[None]
-    return float(((gap > 0) + 0.5 * (gap == 0))[known].mean()) if known.any() else float("nan")
+    higher, tied = risk[:, None] > risk[None], risk[:, None] == risk[None]
+    return float((higher + 0.5 * tied)[known].mean()) if known.any() and not np.isnan(risk).any() else float("nan")
 
 
 def rank_correlation(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"], groups: Groups, *, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -191,7 +194,7 @@ def _areas(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nd
         if np.isnan(values).any() or positive.all() or not positive.any():
             continue
         order = np.argsort(values, kind="stable")
-        ends = np.flatnonzero(np.diff(values[order], append=np.inf))  # the last place of every run of ties
+        ends = tie_ends(values[order])
         w = weights[:, known][:, order]
         below = np.cumsum(np.where(positive[order], 0.0, w), axis=1)[:, ends]
         hits = np.diff(np.cumsum(np.where(positive[order], w, 0.0), axis=1)[:, ends], prepend=0.0, axis=1)
@@ -200,6 +203,11 @@ def _areas(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nd
         with np.errstate(invalid="ignore", divide="ignore"):
             out[:, f] = np.where(pairs > 0, (hits * (before + below) / 2).sum(1) / pairs, np.nan)
     return out
+
+
+def tie_ends(ordered: Num[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """The last place of every run of equal values, infinities too."""
+    return np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
 
 
 def interval(value: float, draws: np.ndarray, *, level: float = LEVEL) -> Interval:

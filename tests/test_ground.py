@@ -59,6 +59,12 @@ def test_map_auroc_is_that_over_voxels():
     assert found == pytest.approx(roc_auc_score(voxels[body].ravel(), np.repeat(values[body], 10)), abs=1e-6)
 
 
+def test_ties_of_infinities_are_a_coin_and_a_map_with_nan_has_no_auroc():
+    body, share = np.ones(4, bool), np.array([0.0, 1.0, 0.0, 1.0], np.float32)
+    assert ground.map_auroc(np.full(4, np.inf), share, body) == 0.5
+    assert np.isnan(ground.map_auroc(np.array([0.0, np.nan, 1.0, 2.0]), share, body))
+
+
 def test_the_organ_gate_keeps_other_organs_out():
     organs = np.zeros((4, 9), np.float32)
     organs[0, 0], organs[1, 0], organs[2, 2] = 0.5, 0.01, 1.0  # left upper lobe: patches 0 and 1

@@ -46,6 +46,19 @@ def test_a_constant_score_is_a_coin():
     assert metrics.auroc(np.zeros(10), np.arange(10) % 2) == 0.5
 
 
+@pytest.mark.parametrize("end", [np.inf, -np.inf])
+def test_ties_of_infinities_are_ties_and_nan_is_no_score(end):
+    labels = np.array([0, 1, 1, 0])
+    assert metrics.auroc(np.full(4, end), labels) == 0.5
+    scores = np.array([end, end, 1.0, 2.0])
+    assert metrics.auroc(scores, labels) == metrics.auroc(np.nan_to_num(scores), labels) == pytest.approx(3 / 8)
+    assert np.isnan(metrics.auroc(np.array([0.0, np.nan, 1.0, 2.0]), labels))
+    time, event = np.arange(1.0, 5.0), np.ones(4)
+    assert metrics.concordance(np.full(4, end), time, event) == 0.5
+    assert np.isnan(metrics.concordance(np.array([0.0, np.nan, 1.0, 2.0]), time, event))
+    assert metrics.recall_at(np.full((3, 3), np.nan), [1, 3]) == {1: 0.0, 3: 1.0}
+
+
 def test_an_absent_class_is_nan_and_named_and_left_out_of_the_macro_mean():
     scores, labels = drawn()
     labels[:, 1], labels[:, 2] = 0, 1

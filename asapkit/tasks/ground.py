@@ -278,10 +278,12 @@ def measure(
 
 
 def map_auroc(values: Float[np.ndarray, " N"], share: Float[np.ndarray, " N"], body: Bool[np.ndarray, " N"]) -> float:
-    """AUROC of a patch map over the voxels of body patches: each voxel has its patch's value, and is in the truth or not."""
+    """AUROC of a patch map over the voxels of body patches: each voxel has its patch's value, and is in the truth or not. nan where a value is."""
     v, inside = values[body], share[body].astype(float)
+    if np.isnan(v).any():
+        return float("nan")
     order = np.argsort(v, kind="stable")
-    ends = np.flatnonzero(np.diff(v[order], append=np.inf))
+    ends = metrics.tie_ends(v[order])
     outside = np.cumsum((1 - inside)[order])[ends]
     hits = np.diff(np.cumsum(inside[order])[ends], prepend=0.0)
     pairs = outside[-1] * inside.sum()
