@@ -68,13 +68,19 @@ def parser() -> Parser:
     return top
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, not {text!r}")
+    return int(text)
+
+
 def _argument(*names: str, **settings) -> tuple:
     return names, settings
 
 
 def _data_commands(command) -> None:
     scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
-    workers = _argument("--workers", type=int, default=CORES, metavar="N", help=f"processes (default: {CORES})")
+    workers = _argument("--workers", type=_count, default=CORES, metavar="N", help=f"processes (default: {CORES})")
     command(
         phantom, "make the embedded synthetic cohort", _argument("out", metavar="OUT", type=Path),
         _argument("--volumes", type=int, default=200, metavar="N", help="how many (default: 200)"),
@@ -103,7 +109,7 @@ def _data_commands(command) -> None:
         _argument("--key-file", type=Path, metavar="FILE", help="holds the endpoint's key"),
         _argument("--unmentioned", type=int, choices=(0, -1), help="label of what a report does not speak of (default: 0 by rules, -1 by models)"),
         _argument("--cache", type=Path, metavar="DIR", help="keeps answers, so that a stopped run goes on"),
-        _argument("--workers", type=int, default=1, metavar="N", help="requests at a time (default: 1)"),
+        _argument("--workers", type=_count, default=1, metavar="N", help="requests at a time (default: 1)"),
     )  # fmt: skip
     command(
         view, "open a volume in napari, in three planes, with what a run makes of it",

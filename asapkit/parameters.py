@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -35,11 +36,19 @@ class Parameter:
         words = tuple(self.meaning.split(" | "))
         return words if len(words) > 1 and self.default in words else ()
 
+    @property
+    def least(self) -> int | None:
+        """The smallest number that a meaning such as `volumes to read, 1 or more` allows."""
+        said = re.search(r"(?<![\w.-])(-?\d+) or more\b", self.meaning)
+        return int(said[1]) if said else None
+
     def value(self, given: Any) -> Any:
-        """`given` as the annotated type. Raises: ValueError naming the parameter, its type or choices, and what was given."""
+        """`given` as the annotated type. Raises: ValueError naming the parameter, its type, choices or least value, and what was given."""
         value = as_type(given, self.annotation, name=self.name)
         if self.choices and value not in self.choices:
             raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, not {given!r}")
+        if self.least is not None and value < self.least:
+            raise ValueError(f"{self.name} must be {self.least} or more, not {given!r}")
         return value
 
 

@@ -57,6 +57,14 @@ def test_wrong_usage_is_exit_code_1_in_one_line(arguments, capsys):
     assert "--help" in text
 
 
+@pytest.mark.parametrize("command", [["phantom", "out"], ["preprocess", "a", "b"], ["doctor", "a"], ["label", "a", "b.csv"]], ids=" ".join)
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_no_command_takes_less_than_one_worker(command, number, capsys):
+    code, text = usage([*command, f"--workers={number}"], capsys)
+    assert code == 1 and text.count("\n") == 1
+    assert f"argument --workers: must be a whole number, at least 1, not '{number}'" in text
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -78,6 +78,15 @@ def test_the_parameters_are_annotated_explained_and_checked(path):
 
 
 @EVERY
+def test_whole_numbers_say_from_where_on_they_make_sense(path):
+    """A slice takes -3 for "all but the last three", and a mean over no seed is none: both are refused before anything is read."""
+    for parameter in (p for p in parameters.read(path).values() if p.annotation == "int"):
+        assert parameter.least is not None, f"say from which number on {parameter.name} may go: `1 or more`"
+        with pytest.raises(ValueError, match=f"^{parameter.name} must be {parameter.least} or more, not {parameter.least - 1}$"):
+            parameter.value(parameter.least - 1)
+
+
+@EVERY
 def test_notebooks_call_and_do_not_define(path):
     blocks = cells(path)
     lines = [line for c in blocks for line in c.source.splitlines() if line.strip() and not line.strip().startswith("#")]
@@ -132,6 +141,14 @@ def test_a_mistyped_parameter_fails_under_plain_papermill(folder):
     done, _ = execute(NOTEBOOKS[0], folder, "-p", "scal", "toy")
     assert done.returncode
     assert "no parameter 'scal'; did you mean scale?" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, name, value", [("31", "volumes", "-3"), ("40", "seeds", "0")])
+def test_a_number_that_makes_no_sense_is_refused_in_one_line(number, name, value, folder):
+    done, _ = execute(next(p for p in NOTEBOOKS if p.stem.startswith(number)), folder, "-p", name, value)
+    assert done.returncode
+    assert f"ValueError: {name} must be 1 or more, not {value}" in done.stderr
 
 
 @pytest.mark.slow

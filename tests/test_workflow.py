@@ -21,6 +21,8 @@ scale: str = "toy"  # toy | small
 store: str | None = None
 verbose: bool = False
 out: str = "build"  # figures go here
+volumes: int = 5  # held-out volumes, 1 or more
+patch: int = -1  # which patch, -1 or more; -1: the fullest
 """.strip()
 
 
@@ -40,7 +42,8 @@ def notebook(tmp_path) -> Path:
 
 def test_parameters_are_read_with_type_default_and_meaning(notebook):
     known = parameters.read(notebook)
-    assert list(known) == ["lr", "top_k", "scale", "store", "verbose", "out"]
+    assert list(known) == ["lr", "top_k", "scale", "store", "verbose", "out", "volumes", "patch"]
+    assert [p.least for p in known.values()] == [None] * 6 + [1, -1]
     assert known["lr"] == parameters.Parameter("lr", "float", 1.5e-4, "learning rate")
     assert known["top_k"].default == [1, 2]
 
@@ -104,6 +107,9 @@ def test_a_parameters_cell_holds_annotated_literals_only(source):
         ({"top_k": "[a]"}, "top_k must be"),
         ({"scale": 7}, "scale must be str, not 7"),
         ({"scale": "7"}, "scale must be one of toy, small, not '7'"),
+        ({"volumes": -3}, "volumes must be 1 or more, not -3"),
+        ({"volumes": "0"}, "volumes must be 1 or more, not '0'"),
+        ({"patch": -2}, "patch must be -1 or more, not -2"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(notebook, tmp_path, settings, message):
