@@ -63,8 +63,9 @@ def parser() -> Parser:
             sub.add_argument(*names, **settings)
         sub.set_defaults(command=function)
 
-    _data_commands(command)
-    _model_commands(command)
+    scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
+    _data_commands(command, scale)
+    _model_commands(command, scale)
     return top
 
 
@@ -78,8 +79,7 @@ def _argument(*names: str, **settings) -> tuple:
     return names, settings
 
 
-def _data_commands(command) -> None:
-    scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
+def _data_commands(command, scale: tuple) -> None:
     workers = _argument("--workers", type=_count, default=CORES, metavar="N", help=f"processes (default: {CORES})")
     command(
         phantom, "make the embedded synthetic cohort", _argument("out", metavar="OUT", type=Path),
@@ -124,8 +124,7 @@ def _layout() -> tuple:
     return _argument("--layout", default="ct_rate", choices=known, help="how the dataset lies on disk (default: ct_rate)")
 
 
-def _model_commands(command) -> None:
-    scale = _argument("--scale", default="small", help="toy, small or base (default: small)")
+def _model_commands(command, scale: tuple) -> None:
     setting = _argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="may be given several times")
     command(
         pretrain, "train a recipe on a store, or on several", _argument("stores", metavar="STORE", type=Path, nargs="+"),
@@ -133,7 +132,7 @@ def _model_commands(command) -> None:
         _argument("--share", action="append", default=[], metavar="NAME=NUMBER", help="how often one of several stores is drawn"),
         _argument("--recipe", default="asap"), scale, _argument("--steps", type=int, metavar="N"),
         _argument("--resume", action="store_true", help="go on from the last checkpoint"),
-        _argument("--save-every", type=int, default=100, metavar="N", help="steps between two checkpoints (default: 100)"),
+        _argument("--save-every", type=_count, default=100, metavar="N", help="steps between two checkpoints (default: 100)"),
         _argument("--init", type=Path, metavar="ENCODER", help="run folder or weights file whose encoder is the start (MAE's of ImageNet, say)"),
         setting,
     )  # fmt: skip
@@ -184,10 +183,8 @@ def doctor(options) -> int:
     if options.dataset is None:
         print("\n".join(f"{name:<24} {value}" for name, value in library.environment().items()))
         return GOOD
-    if inside := [name for name in HELD if (options.dataset / name).is_file()]:
-        options.dataset /= inside[0]  # a run's folder, or one as a model hub gives it
-    elif (options.dataset / "method.json").is_file():
-        options.dataset /= HELD[0]
+    inside = [name for name in HELD if (options.dataset / name).is_file()] or HELD[:1] * (options.dataset / "method.json").is_file()
+    options.dataset = options.dataset.joinpath(*inside[:1])  # of a run's folder, or of one as a model hub gives it
     if options.dataset.suffix.lower() in WEIGHTS and not options.dataset.is_dir():
         return _weights(options)
     if options.export or options.crop:
@@ -248,8 +245,8 @@ def pretrain(options) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print(history.tail(1).to_string(index=False))
         if seen := (len(history) - done) * config.batch_size * config.accumulate:
-            gpus = int(os.environ.get("WORLD_SIZE", 1))
-            predicted = estimating.training(options.recipe, config, volumes=seen, epochs=1, gpus=gpus, options=method)
+            ours = {"volumes": seen, "epochs": 1, "gpus": int(os.environ.get("WORLD_SIZE", 1)), "options": method}
+            predicted = estimating.training(options.recipe, config, **ours)
             print(estimating.against(predicted, volumes=seen, seconds=seconds))
     return GOOD
 
