@@ -203,7 +203,7 @@ def doctor(options) -> int:
 
 
 def preprocess(options) -> int:
-    from asapkit import store
+    from asapkit import store, tables
     from asapkit.config import Config
 
     config = Config.at(options.scale)
@@ -215,6 +215,8 @@ def preprocess(options) -> int:
     report = store.write(scans, options.store, config=config, workers=options.workers, scheduler=options.scheduler)
     _list((r.id, r.reason) for r in report.refused)
     print(f"{report} in {options.store}")
+    if torn := tables.split_patients(options.store):
+        print(f"warning: {torn}", file=sys.stderr)
     return UNUSABLE if not (report.written or report.skipped) else SOME_REFUSED if report.refused else GOOD
 
 

@@ -24,6 +24,7 @@ from asapkit.types import Refused, Scan, Volume
 MIN_SHARED_SLICES = 8
 SAME_PLACE_MM = 1.0
 FOLD_ABOVE = 3
+ENDS = {"x": "left and right", "y": "front and back", "z": "top and bottom"}
 MISFIT = "give the masks that were made on this CT"
 # What `ct.read` refuses, by a word of its message.
 CODES = {
@@ -60,11 +61,18 @@ def check_volume(volume: Volume, *, name: str = "volume") -> list[str]:
 
     Raises: Refused, one line, when its values are not HU or it is not a chest.
     """
-    findings = [f for f in _look(volume) if f.code != "orientation"]
+    findings = list(_look(volume))
     for finding in findings:
         if finding.level == "error":
             raise Refused(f"{name}: {finding.message}; {finding.fix}")
     return [f.message for f in findings if f.level == "warning"]
+
+
+def with_masks(warnings: list[str], labels: np.ndarray, affine: np.ndarray) -> list[str]:
+    """Warnings of `check_volume` with what organ masks say of orientation: where they tell an axis, the CT's own evidence goes."""
+    known = _told(labels, affine)
+    kept = [w for w in warnings if not w.startswith(tuple(f"{word} look swapped" for word in _words(known)))]
+    return kept + [f.message for f in _orientation(known)]
 
 
 def _look(volume: Volume) -> Iterator[Finding]:
@@ -82,13 +90,17 @@ def _look(volume: Volume) -> Iterator[Finding]:
     yield from _orientation(chest.upright(seen))
 
 
+def _told(labels: np.ndarray, affine: np.ndarray) -> dict[str, tuple[str, str]]:
+    """Masks tell sides for certain, where they tell them at all."""
+    return {axis: state for axis, state in chest.placed(labels, affine).items() if state[0] != "unknown"}
+
+
 def _orientation(states: dict[str, tuple[str, str]]) -> Iterator[Finding]:
-    ends = {"x": "left and right", "y": "front and back", "z": "top and bottom"}
     for axis, (state, evidence) in states.items():
         if state == "reversed":
-            yield Finding("warning", "orientation", f"{ends[axis]} look swapped ({evidence})", "compare with the scanner's images; repair the header")
+            yield Finding("warning", "orientation", f"{ENDS[axis]} look swapped ({evidence})", "compare with the scanner's images; repair the header")
         elif state == "unknown":
-            yield Finding("note", "orientation", f"{ends[axis]}: unknown ({evidence})", "give organ masks to have it checked")
+            yield Finding("note", "orientation", f"{ENDS[axis]}: unknown ({evidence})", "give organ masks to have it checked")
 
 
 def examine(
@@ -136,16 +148,14 @@ def _examined(volume: Volume, name: str, organs: Path | str | None, lesions: Pat
         labels = masks.read(Path(organs), volume)
     except Refused as refused:
         return findings + looked + [Finding("error", "organs", str(refused), MISFIT, name)]
-    told = chest.placed(labels, volume.affine)
-    # Masks tell sides for certain; where they do not, the CT's own evidence stays.
-    known = {axis: state for axis, state in told.items() if state[0] != "unknown"}
+    known = _told(labels, volume.affine)
     by_eye = [f for f in looked if f.code != "orientation" or not any(word in f.message for word in _words(known))]
     by_masks = [replace(finding, id=name) for finding in _orientation(known)]
     return findings + by_eye + by_masks + [replace(f, id=name) for f in _fits(volume, labels)]
 
 
 def _words(axes: Iterable[str]) -> list[str]:
-    return [{"x": "left and right", "y": "front and back", "z": "top and bottom"}[axis] for axis in axes]
+    return [ENDS[axis] for axis in axes]
 
 
 def _warning_code(warning: str) -> str:

@@ -111,6 +111,8 @@ def _layers(job: Job) -> tuple[dict[str, np.ndarray], dict]:
     layers = {"ct": volume.array}
     if "organs" in files:
         layers["organs"] = organs.read(files["organs"], volume)
+        if job.checked:
+            warnings = doctor.with_masks(warnings, layers["organs"], volume.affine)
     if "lesions" in files:
         layers["lesions"] = organs.marked(files["lesions"], volume)
     if "truth" in files:

@@ -134,6 +134,19 @@ def test_every_bad_row_has_its_line_and_the_good_ones_are_written(dataset, tmp_p
     assert "lungs are clear" not in shown.out + shown.err, "no text of a report is printed"
 
 
+def test_a_patient_in_two_splits_is_said_at_the_end(dataset, tmp_path, capsys):
+    rows = [{"path": dataset / f"{id}.nii.gz", "findings": "Clear.", "patient": "p1", "split": split} for id, split in zip(GOOD, ("train", "valid"))]
+    for split, warned in (("train", False), ("valid", True)):
+        rows[1]["split"] = split
+        pd.DataFrame(rows).to_csv(tmp_path / "scans.csv", index=False)
+        assert main(["preprocess", str(tmp_path), str(tmp_path / "s"), "--layout", "folder", "--scale", "toy", "--workers", "1"]) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "several splits" in line]
+        assert (
+            lines
+            == ["warning: patients in several splits: p1 in train and valid; split by patient, or scores on held-out volumes say too much"] * warned
+        )
+
+
 def test_the_doctor_finds_them_too(dataset, capsys):
     assert main(["doctor", str(dataset), "--layout", "folder", "--workers", "1"]) == 2
     listed = capsys.readouterr().err

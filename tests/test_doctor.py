@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from asapkit import chest, ct, doctor
+from asapkit import chest, ct, doctor, store
 from asapkit.config import Config
 from asapkit.datasets import Unusable
 from asapkit.types import ORGANS, Refused, Scan, Volume
@@ -98,6 +98,17 @@ def test_a_torso_on_its_head_or_belly_is_noticed_and_a_mirrored_one_is_unknown(t
     assert [f for f in mirrored if f.code == "orientation" and f.level == "note" and "left and right: unknown" in f.message]
 
 
+@pytest.mark.parametrize("axis, says", [(1, "front and back look swapped"), (2, "top and bottom look swapped")])
+def test_the_store_takes_a_torso_on_its_head_and_remembers_that_it_looks_so(tmp_path, axis, says):
+    scans = [
+        Scan(id, id, id, saved(tmp_path / f"{id}.nii.gz", array), "The lungs are clear.", "")
+        for id, array in (("upright", torso()), ("turned", np.flip(torso(), axis)))
+    ]
+    assert store.write(scans, tmp_path / "s", config=Config.at("toy"), progress=False).refused == ()
+    told = store.open(tmp_path / "s").table["warnings"]
+    assert says in told["turned"] and "look swapped" not in told["upright"]
+
+
 ABSURD = {"metres of voxels": (300.0,) * 3, "decimetres": (40.0,) * 3, "a wide field": (18.0, 18.0, 18.0), "micrometres": (0.003,) * 3}
 
 
@@ -149,6 +160,20 @@ def test_organ_masks_tell_left_from_right(tmp_path):
     assert not codes(right) - {"spacing"} and not [f for f in right if "left and right" in f.message]
     wrong = doctor.examine(saved(tmp_path / "b.nii.gz", torso()[::-1]), organs=saved(tmp_path / "p.nii.gz", lobes(0)))
     assert [f for f in wrong if f.level == "warning" and "left and right look swapped" in f.message]
+
+
+def test_the_store_believes_organ_masks_more_than_the_eye(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps({k + 1: name for k, name in enumerate(ORGANS)}))
+    arrays = {"mirrored": (torso()[::-1], lobes(0)), "odd": (np.flip(torso(), 2), lobes()), "good": (torso(), lobes())}
+    scans = [
+        Scan(id, id, id, saved(tmp_path / f"{id}.nii.gz", array), "Clear.", "", organs=saved(tmp_path / "masks" / f"{id}.nii.gz", labels))
+        for id, (array, labels) in arrays.items()
+    ]
+    (tmp_path / "labels.json").rename(tmp_path / "masks" / "labels.json")
+    store.write(scans, tmp_path / "s", config=Config.at("toy"), progress=False)
+    told = store.open(tmp_path / "s").table["warnings"]
+    assert "left and right look swapped" in told["mirrored"]
+    assert "top and bottom" not in told["odd"] and "look swapped" not in told["good"]
 
 
 def test_masks_beside_their_organs_are_noticed(tmp_path):
