@@ -213,10 +213,8 @@ def preprocess(options) -> int:
 
         scans = labels.relabelled(scans, options.labels)
     report = store.write(scans, options.store, config=config, workers=options.workers, scheduler=options.scheduler)
-    _list((r.id, r.reason) for r in report.refused)
+    _list([*((r.id, r.reason) for r in report.refused), *(("warning", torn) for torn in tables.split_patients(options.store))])
     print(f"{report} in {options.store}")
-    if torn := tables.split_patients(options.store):
-        print(f"warning: {torn}", file=sys.stderr)
     return UNUSABLE if not (report.written or report.skipped) else SOME_REFUSED if report.refused else GOOD
 
 

@@ -54,15 +54,14 @@ def volumes(root: Path) -> pd.DataFrame:
     return table.assign(**{f"has_{name}": False for name in LAYERS if name != "ct" and f"has_{name}" not in table})
 
 
-def split_patients(root: Path) -> str:
-    """One line on the patients of a store whose volumes lie in several splits; '' where there are none."""
+def split_patients(root: Path) -> list[str]:
+    """A line on the patients of a store whose volumes lie in several splits, where there are any."""
     table = read(root, "volumes")
     splits = {} if table is None else table.groupby("patient")["split"].unique()
     torn = [f"{patient} in {' and '.join(sorted(found))}" for patient, found in splits.items() if len(found) > 1]
-    if not torn:
-        return ""
     more = f" and {len(torn) - 3} more" if len(torn) > 3 else ""
-    return f"patients in several splits: {', '.join(torn[:3])}{more}; split by patient, or scores on held-out volumes say too much"
+    said = f"patients in several splits: {', '.join(torn[:3])}{more}; split by patient, or scores on held-out volumes say too much"
+    return [said] * bool(torn)
 
 
 def _save(root: Path, name: str, table: pd.DataFrame) -> None:
