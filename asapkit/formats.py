@@ -121,6 +121,15 @@ def one_line(error: Exception) -> str:
     return (lines[-1] if lines else type(error).__name__)[:160]
 
 
+def is_one_gzip(head: bytes, tail: bytes, size: int) -> bool:
+    """Whether a file of `size` bytes may be one gzip stream, so that its last eight bytes tell the checksum and length of all that it holds.
+
+    Writers of blocks note their length in a further field of each header; a last stream that unpacks to less than the file holds is not all of it.
+    """
+    blocks = head[3:4] and head[3] & 4
+    return head.startswith(GZIP) and not blocks and size <= 1.01 * int.from_bytes(tail[-4:], "little") + 1024
+
+
 def _unpacked(data: bytes, name: str) -> bytes:
     """What a gzip or zlib stream holds, its checksum held against it.  Raises: Refused for one that is cut short, damaged, or not all there is."""
     from isal import isal_zlib

@@ -136,18 +136,24 @@ def _stem(path: Path) -> str:
 
 
 def _sidecar(path: Path) -> dict[int, str]:
-    """value -> name from `<file>.json` or `labels.json` beside it; either way round in the json."""
-    for file in (path.with_name(_stem(path) + ".json"), path.with_name("labels.json")):
-        if not file.exists():
-            continue
-        try:
-            table = json.loads(file.read_text(encoding="utf-8"))
-            if table and not all(str(key).lstrip("-").isdigit() for key in table):
-                table = {value: name for name, value in table.items()}
-            return {int(value): str(name) for value, name in table.items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise Refused(f"{file.name}: no table of label values and names ({error}); write for example {{'1': 'heart'}}") from error
-    return {}
+    """value -> name from the json beside a mask; either way round in it."""
+    file = names_beside(path)
+    if file is None:
+        return {}
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        if table and not all(str(key).lstrip("-").isdigit() for key in table):
+            table = {value: name for name, value in table.items()}
+        return {int(value): str(name) for value, name in table.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Refused(f"{file.name}: no table of label values and names ({error}); write for example {{'1': 'heart'}}") from error
+
+
+def names_beside(path: Path) -> Path | None:
+    """The json that names the labels of a multi-label file: `<file>.json`, else `labels.json` beside it. A folder of masks has none."""
+    if path.is_dir():
+        return None
+    return next((file for file in (path.with_name(_stem(path) + ".json"), path.with_name("labels.json")) if file.is_file()), None)
 
 
 def _values(path: Path, array: np.ndarray, names: dict[int, str]) -> dict[int, str]:

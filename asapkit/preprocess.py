@@ -33,6 +33,7 @@ LAYERS = {
 CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follows the cache sizes of the machine
 LUNG_HU = (-950, -500)
 _ONE_AT_A_TIME = threading.Lock()  # a Dask worker may run several of us as threads
+END = 1 << 16  # bytes read of either end of a gzip file to know it again
 PARTIAL = ".partial"  # files being written; emptied when a run starts and ends
 
 
@@ -258,7 +259,10 @@ def described(scan: Scan) -> dict:
 def source(job: Job) -> dict:
     """What the voxels came from; when it differs from the record's, the volume is preprocessed again."""
     scan = job.scan
-    files = {name: fingerprint(path) for name, path in job.files().items()}
+    read = job.files()
+    if "organs" in read and (names := organs.names_beside(read["organs"])):
+        read["organ names"] = names
+    files = {name: fingerprint(path) for name, path in read.items()}
     numbers = {"slope": scan.slope, "intercept": scan.intercept, "spacing_mm": None if scan.spacing_mm is None else list(scan.spacing_mm)}
     return {"files": files, "checked": job.checked, **numbers}
 
@@ -266,8 +270,10 @@ def source(job: Job) -> dict:
 def fingerprint(path: Path) -> str:
     """Short hash of what a file or a folder holds.
 
-    Of a gzip file only size, head and tail are read: its tail holds the checksum of all of it. Anything else is read whole, as are the voxels that
-    a header names in another file: about a second per gigabyte where a local disk gives it as fast, else as long as the disk takes.
+    Of a gzip stream only size, head and tail are read: its tail holds the checksum of all of it. Anything else is read whole, as are the voxels
+    that a header names in another file: about a second per gigabyte where a local disk gives it as fast, else as long as the disk takes. So is a
+    gzip of several streams (bgzip, mgzip), where its head or tail shows that it is one; of streams put together by hand, each much smaller packed
+    than unpacked, only the last is known by its checksum.
     """
     path, digest = Path(path), hashlib.sha256()
     if not path.exists() and "#" in path.name:  # archive.zip#SERIES: another series is another volume
@@ -286,10 +292,15 @@ def fingerprint(path: Path) -> str:
 def _digest(digest, path: Path) -> None:
     """Adds a file to a hash."""
     with open(path, "rb") as file:
-        size, head = os.fstat(file.fileno()).st_size, file.read(1 << 16)
+        size, head = os.fstat(file.fileno()).st_size, file.read(END)
         digest.update(f"{size}\n".encode() + head)
         if head.startswith(formats.GZIP):
-            file.seek(max(0, size - (1 << 16)))
+            file.seek(max(0, size - END))
+            tail = file.read()
+            if formats.is_one_gzip(head, tail, size):
+                digest.update(tail)
+                return
+            file.seek(len(head))
         while piece := file.read(1 << 20):
             digest.update(piece)
 

@@ -64,7 +64,7 @@ def write(
     """Preprocesses scans into the store at `path`, made or gone on with: what is there already is skipped, so a killed run is simply run again.
 
     `scans` yields `Scan`s and `datasets.Unusable`s. `check=False` lets in what the doctor would refuse (not a chest, too thin ...). `force`
-    preprocesses again what is there: needed after a change that the files do not show, such as the names in the json of an organ mask.
+    preprocesses again what is there: needed after a change that the files do not show, such as another version of a reader.
     One worker runs in this process; more survive the death of any of them; `scheduler` ("tcp://host:port") uses a Dask cluster whose workers
     see the same folders. A scan that is refused keeps the volume that an earlier run made of it, if any.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 from tqdm.auto import tqdm
 
 from asapkit import preprocess
@@ -40,10 +41,17 @@ def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, p
 
 
 def read(root: Path, name: str) -> pd.DataFrame | None:
-    """A table of the store, None where it has none.  Raises: Refused, naming the file, when it is damaged."""
+    """A table of the store, None where it has none.  Raises: Refused, naming the file, when it is damaged.
+
+    Not with `pandas.read_parquet`: that gives Arrow's threads a Python file, and one that lets go of it while the interpreter ends aborts a process
+    whose work is done (arrow issues 34314, 50482).
+    """
     file = Path(root) / f"{name}.parquet"
+    if not file.exists():
+        return None
     try:
-        return pd.read_parquet(file) if file.exists() else None
+        with parquet.ParquetFile(file) as table:
+            return table.read(use_threads=False).to_pandas(use_threads=False)
     except (ValueError, OSError) as error:
         raise Refused(f"{file}: cannot be read ({preprocess.one_line(error)[:120]}); delete it and run preprocess again, voxels are kept") from error
 
