@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import time
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from asapkit.config import Config
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
-SETTLE_S = 0.5
 
 
 def make_accelerator(config: Config, *, device: str = "auto"):
@@ -77,14 +75,11 @@ def random_states(accelerator) -> Tensor:
 
 
 def finish(accelerator) -> None:
-    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before."""
+    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before.
+
+    Left while Python still runs: a thread of the group that lets go of a tensor while the interpreter ends aborts a process whose work is done
+    (pytorch issue 190489).
+    """
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
-        atexit.register(_leave, accelerator)
-
-
-def _leave(accelerator) -> None:
-    """Leaves the group while Python still runs, with time for its threads to let go of their last tensors: one that does so while the interpreter
-    ends aborts a process whose work is done, and torch 2.13 has nothing to wait for (pytorch issue 190489)."""
-    accelerator.end_training()
-    time.sleep(SETTLE_S)
+        atexit.register(accelerator.end_training)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -30,6 +31,10 @@ LAYERS = {
 }
 """Measured on a real chest at base, 240 x 240 x 120 (CPU ms to read / MB): LZ4 9.7 / 7.7, LZ4HC 6.4 / 6.2, ZSTD-3 9.9 / 5.8."""
 
+SURVIVAL = {  # extra columns that mean something here; NaN where they are not known
+    "time_days": lambda days: isinstance(days, int | float) and (days >= 0 or math.isnan(days)) and days != math.inf,
+    "event": lambda seen: isinstance(seen, int | float) and (seen in (0, 1) or math.isnan(seen)),
+}
 CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follows the cache sizes of the machine
 LUNG_HU = (-950, -500)
 _ONE_AT_A_TIME = threading.Lock()  # a Dask worker may run several of us as threads
@@ -137,6 +142,10 @@ def _refuse_bad_fields(scan: Scan) -> None:
         raise Refused(f"{scan.id}: unknown label {unknown[0]!r}; labels are the {len(FINDINGS)} of FINDINGS, other columns go to extra")
     if wrong := [f"{k} = {v!r}" for k, v in scan.labels.items() if v not in (1, 0, -1)]:
         raise Refused(f"{scan.id}: label {wrong[0]}; a label is 1 (present), 0 (absent) or -1 (unknown)")
+    if not all(name.strip() for name in scan.extra):
+        raise Refused(f"{scan.id}: an extra column has no name; give it one")
+    if odd := [name for name, fits in SURVIVAL.items() if name in scan.extra and not fits(scan.extra[name])]:
+        raise Refused(f"{scan.id}: {odd[0]} is {scan.extra[odd[0]]!r}; time_days are days from the scan on, event is 1 (seen) or 0 (censored)")
     if taken := sorted(tables.columns() & set(scan.extra)):
         raise Refused(f"{scan.id}: extra column {taken[0]!r} has the name of a column of the store; rename it")
 

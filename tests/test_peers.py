@@ -810,6 +810,8 @@ def test_two_sets_of_weights_in_one_file_are_refused_and_equal_ones_are_not(tmp_
     twice["module.norm.bias"] = state["norm.bias"] + 1
     torch.save({"model": twice}, tmp_path / "twice.pt")
     assert "module.norm.bias and another tensor called norm.bias differ" in refused(tmp_path / "twice.pt")
+    torch.save({"model": state | {"model.norm.bias": state["norm.bias"] + 1}}, tmp_path / "twice.pt")
+    assert "model.norm.bias and another tensor called norm.bias differ" in refused(tmp_path / "twice.pt")
 
 
 def test_lightnings_names_other_suffixes_and_averages_are_understood(tmp_path):
@@ -817,9 +819,13 @@ def test_lightnings_names_other_suffixes_and_averages_are_understood(tmp_path):
 
     state = states.simcrop(states.Maker())["model"]
     torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
+    torch.save({"state_dict": {f"module.model.{name}": value for name, value in state.items()}}, tmp_path / "ranks.ckpt")
     save_file(state, tmp_path / "safe.pt")
     save_file(state, tmp_path / "safe.SAFETENSORS")
-    for name in ("lightning.ckpt", "safe.pt", "safe.SAFETENSORS"):
+    beside = {f"model.{name}": value for name, value in state.items()} | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": beside}, tmp_path / "beside.ckpt")
+    assert "looks like SimCroP, but that has no loss.weight; nothing is loaded in part" in refused(tmp_path / "beside.ckpt")
+    for name in ("lightning.ckpt", "ranks.ckpt", "safe.pt", "safe.SAFETENSORS"):
         assert reading.load(tmp_path / name, crop=(48, 32, 32)).report.family == "SimCroP"
     torch.save({"model_ema": state, "epoch": 3}, tmp_path / "ema.pt")
     assert "holds no weights under state_dict, model_state_dict, model; save model_ema alone" in refused(tmp_path / "ema.pt")

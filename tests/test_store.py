@@ -388,6 +388,22 @@ def test_no_column_of_the_store_can_be_taken_by_an_extra_one(made, scans, tmp_pa
         assert f"extra column {name!r} has the name of a column of the store; rename it" in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"time_days": "abc"}, "v0: time_days is 'abc'; time_days are days from the scan on, event is 1 (seen) or 0 (censored)"),
+        ({"time_days": -3.0}, "v0: time_days is -3.0; "),
+        ({"time_days": 4.0, "event": 2.0}, "v0: event is 2.0; "),
+        ({"": 1.0}, "v0: an extra column has no name; give it one"),
+    ],
+)
+def test_extra_columns_that_nothing_could_use_are_refused(tmp_path, extra, said):
+    scans = dataset(tmp_path / "d", 2)
+    unknown = replace(scans[1], extra={"time_days": float("nan"), "event": float("nan")})
+    report = write([replace(scans[0], extra=extra), unknown], tmp_path / "s")
+    assert report.written == ("v1",) and report.refused[0].reason.startswith(said)
+
+
 def test_a_store_of_refusals_only_opens_empty(scans, tmp_path):
     write([replace(scans[0], id="a/b")], tmp_path / "s")
     made = store.open(tmp_path / "s")

@@ -27,8 +27,7 @@ from asapkit.peers.report import Report
 from asapkit.types import Refused
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")
-WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|trained_model\.)+")  # DataParallel, torch.compile, CT-LiPro
-TRAINED = "model."  # Lightning, before every name
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.|trained_model\.)+")  # DataParallel, torch.compile, Lightning, CT-LiPro
 DOWNLOADED = ("model.safetensors", "pytorch_model.bin")  # the names that model hubs give
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 REALS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -154,8 +153,6 @@ def opened(file: Path | str) -> tuple[State, dict[str, str]]:
 
 def unwrapped(state: State, *, name: str) -> State:
     """Names without what a trainer put before them.  Raises: Refused where two tensors that differ come to one name."""
-    if all(n.startswith(TRAINED) for n in state):
-        state = {n.removeprefix(TRAINED): value for n, value in state.items()}
     plain: State = {}
     for wrapped, value in state.items():
         short = WRAPPERS.sub("", wrapped)
