@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ def one_writer(root: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fileno()).st_nlink == 0:  # taken from one who ended meanwhile; the next would lock another file
+                raise BlockingIOError
         except BlockingIOError as error:
             raise Refused(f"another process is writing {root}; wait for it or stop it") from error
         except (ImportError, OSError):  # no such locks on this system or file system

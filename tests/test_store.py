@@ -27,6 +27,7 @@ from asapkit import config, ct, preprocess, store, tables, workers
 from asapkit.datasets import Unusable, ct_rate
 from asapkit.phantom import cohort as phantom
 from asapkit.types import FINDINGS, ORGANS, Refused, Scan
+from asapkit.writing import LOCK, one_writer
 
 TOY = config.Config.at("toy")
 SHAPE, SPACING = (56, 44, 26), (6.0, 6.0, 12.0)
@@ -402,6 +403,15 @@ def test_extra_columns_that_nothing_could_use_are_refused(tmp_path, extra, said)
     unknown = replace(scans[1], extra={"time_days": float("nan"), "event": float("nan")})
     report = write([replace(scans[0], extra=extra), unknown], tmp_path / "s")
     assert report.written == ("v1",) and report.refused[0].reason.startswith(said)
+
+
+def test_a_lock_whose_file_is_gone_is_none(tmp_path, monkeypatch):
+    """Its last holder ended, and removed it, between our opening it and our locking it: the next process would make and lock another file."""
+    import fcntl
+
+    monkeypatch.setattr(fcntl, "flock", lambda lock, how: (tmp_path / LOCK).unlink())
+    with pytest.raises(Refused, match="another process is writing"), one_writer(tmp_path):
+        raise AssertionError("two could write")
 
 
 def test_a_store_of_refusals_only_opens_empty(scans, tmp_path):

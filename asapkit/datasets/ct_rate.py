@@ -42,7 +42,8 @@ def scans(root: Path) -> Iterator[Scan | Unusable]:
     root = Path(root)
     volumes, strange = _volumes(root)
     if not volumes:
-        raise Refused(f"{root.name}: no volumes called like train_1_a_1.nii.gz; give the folder that holds train/ or dataset/")
+        wanted = "give the folder that holds train/ or dataset/, or for a table of your own say --layout folder"
+        raise Refused(f"{root.absolute().name}: no volumes called like train_1_a_1.nii.gz; {wanted}")
     tables = {kind: _table(root, kind) for kind in ("reports", "predicted_labels", "metadata")}
     outcomes = _outcomes(root)
     for path in strange:
