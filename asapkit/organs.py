@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from asapkit import ct, formats
 from asapkit.types import ORGANS, Refused, Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+MOST_LABELS = 1 << 16  # of a multi-label file; TotalSegmentator has 117
 
 
 def read(path: Path | str, like: Volume, *, labels: dict[int, str] | None = None) -> np.ndarray:
@@ -49,9 +51,10 @@ def read(path: Path | str, like: Volume, *, labels: dict[int, str] | None = None
         return placed
     mask, names = _load(path)
     values = _values(path, mask.array, labels or names or _sidecar(path))
-    table = np.zeros(max(int(mask.array.max()), *values) + 1, np.uint8)
+    table = np.zeros(int(mask.array.max(initial=0)) + 1, np.uint8)
     for value, name in values.items():
-        table[value] = ORGANS.index(name) + 1
+        if value < len(table):
+            table[value] = ORGANS.index(name) + 1
     nine = mask.with_array(table[mask.array])
     placed = _place(nine, like)
     if nine.array.any() and not placed.any():
@@ -141,12 +144,25 @@ def _sidecar(path: Path) -> dict[int, str]:
     if file is None:
         return {}
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        if table and not all(str(key).lstrip("-").isdigit() for key in table):
-            table = {value: name for name, value in table.items()}
-        return {int(value): str(name) for value, name in table.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        pairs = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)  # a name or value may be there twice
+        if not isinstance(pairs, tuple):
+            raise ValueError("no object")
+        if not all(key.lstrip("-").isdecimal() for key, _ in pairs):
+            pairs = tuple((value, name) for name, value in pairs)
+        return _by_value(pairs)
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{file.name}: no table of label values and names ({error}); write for example {{'1': 'heart'}}") from error
+
+
+def _by_value(pairs: Sequence[tuple[object, object]]) -> dict[int, str]:
+    """Raises: ValueError for a value that is no whole number from 0 on, or that has two names."""
+    names: dict[int, str] = {}
+    for value, name in pairs:
+        if isinstance(value, bool) or not str(value).isdecimal():
+            raise ValueError(f"{value!r} of {name!r} is no label value")
+        if names.setdefault(int(value), str(name)) != str(name):
+            raise ValueError(f"{value} is {names[int(value)]!r} and {name!r}")
+    return names
 
 
 def names_beside(path: Path) -> Path | None:
@@ -162,6 +178,8 @@ def _values(path: Path, array: np.ndarray, names: dict[int, str]) -> dict[int, s
         if _stem(path) in ORGANS and array.max(initial=0) <= 1:
             return {1: _stem(path)}
         raise Refused(f"{path.name}: no label names in its header, in {_stem(path)}.json or in labels.json; numbers alone say nothing, give labels=")
+    if (most := int(array.max(initial=0))) > MOST_LABELS:
+        raise Refused(f"{path.name}: mask holds values up to {most}; this looks like a CT, not like labels")
     values = {int(value): name for value, name in names.items() if name in ORGANS}
     if not values:
         raise Refused(f"{path.name}: none of its {len(names)} labels is one of the nine organs ({', '.join(ORGANS)})")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+import pandas as pd
 
 from asapkit import ct, formats, organs
 from asapkit.config import Contract
@@ -31,10 +31,8 @@ LAYERS = {
 }
 """Measured on a real chest at base, 240 x 240 x 120 (CPU ms to read / MB): LZ4 9.7 / 7.7, LZ4HC 6.4 / 6.2, ZSTD-3 9.9 / 5.8."""
 
-SURVIVAL = {  # extra columns that mean something here; NaN where they are not known
-    "time_days": lambda days: isinstance(days, int | float) and (days >= 0 or math.isnan(days)) and days != math.inf,
-    "event": lambda seen: isinstance(seen, int | float) and (seen in (0, 1) or math.isnan(seen)),
-}
+RECORD = {"scan", "affine", "statistics", "warnings", "layers"}  # what is remembered of a volume
+SURVIVAL = {"time_days": lambda days: 0 <= days <= 1e6, "event": lambda seen: seen in (0, 1)}  # extra columns that mean something here
 CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follows the cache sizes of the machine
 LUNG_HU = (-950, -500)
 _ONE_AT_A_TIME = threading.Lock()  # a Dask worker may run several of us as threads
@@ -144,7 +142,9 @@ def _refuse_bad_fields(scan: Scan) -> None:
         raise Refused(f"{scan.id}: label {wrong[0]}; a label is 1 (present), 0 (absent) or -1 (unknown)")
     if not all(name.strip() for name in scan.extra):
         raise Refused(f"{scan.id}: an extra column has no name; give it one")
-    if odd := [name for name, fits in SURVIVAL.items() if name in scan.extra and not fits(scan.extra[name])]:
+    if odd := [name for name, v in scan.extra.items() if not (isinstance(v, str) or tables.unknown(v) or tables.is_number(v))]:
+        raise Refused(f"{scan.id}: extra column {odd[0]!r} is a {type(scan.extra[odd[0]]).__name__}; numbers, texts and None are kept")
+    if odd := [name for name, fits in SURVIVAL.items() if not tables.unknown(v := scan.extra.get(name)) and not (tables.is_number(v) and fits(v))]:
         raise Refused(f"{scan.id}: {odd[0]} is {scan.extra[odd[0]]!r}; time_days are days from the scan on, event is 1 (seen) or 0 (censored)")
     if taken := sorted(tables.columns() & set(scan.extra)):
         raise Refused(f"{scan.id}: extra column {taken[0]!r} has the name of a column of the store; rename it")
@@ -191,6 +191,14 @@ def layer_path(root: Path, layer: str, id: str) -> Path:
 
 def record_path(root: Path, id: str) -> Path:
     return Path(root) / "records" / f"{id}.json"
+
+
+def remembered(path: Path) -> dict:
+    """What a record holds of a volume.  Raises: OSError, ValueError or TypeError where there is no record, or it is none."""
+    record = json.loads(path.read_text())
+    if lacking := sorted(RECORD - set(record)):
+        raise ValueError(f"lacks {lacking[0]}")
+    return record
 
 
 def encode(array: np.ndarray, layer: str) -> bytes:
@@ -262,7 +270,8 @@ def clear_partial(root: Path) -> None:
 def described(scan: Scan) -> dict:
     """The columns that come from the scan and need no voxels; they are brought up to date without preprocessing again."""
     words = {name: getattr(scan, name) for name in ("id", "patient", "study", "split", "findings", "impression")}
-    return words | {"path": str(scan.path), "labels": dict(scan.labels), "extra": dict(scan.extra)}
+    extra = {name: None if value is pd.NA else value for name, value in scan.extra.items()}
+    return words | {"path": str(scan.path), "labels": dict(scan.labels), "extra": extra}
 
 
 def source(job: Job) -> dict:
@@ -289,7 +298,7 @@ def fingerprint(path: Path) -> str:
         digest.update(path.name.encode())
         path = path.with_name(path.name.rsplit("#", 1)[0])
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
             digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
             _digest(digest, file)
     else:
@@ -329,13 +338,13 @@ def is_done(job: Job) -> bool:
     """
     path = record_path(job.root, job.scan.id)
     try:
-        record = json.loads(path.read_text())
+        record = remembered(path)
         sizes = {name: layer_path(job.root, name, job.scan.id).stat().st_size for name in record["layers"]}
         if any(sizes[name] != layer["bytes"] for name, layer in record["layers"].items()) or as_json(record["source"]) != as_json(source(job)):
             return False
         _refuse_bad_fields(job.scan)
         new = as_json(record | {"scan": described(job.scan)})
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
     if new != as_json(record):
         write_atomic(job.root, path, new)

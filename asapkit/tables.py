@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
 from tqdm.auto import tqdm
 
 from asapkit import preprocess
@@ -26,8 +26,7 @@ def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, p
     Rows of scans that earlier runs saw and this one did not are kept. Raises: OSError when the disk is full.
     """
     files = tqdm(sorted((root / "records").glob("*.json")), desc="tables", unit="volume", delay=3, disable=not progress)
-    records = [json.loads(file.read_text()) for file in files]
-    volumes = _volumes(records)
+    volumes = _volumes([_readable(file) for file in files])
     _save(root, "volumes", volumes)
     seen = {scan.id for scan in scans} | {outcome.id for outcome in refused} | set(volumes["id"])
     _save(root, "refused", _refused(root, refused, seen))
@@ -38,6 +37,13 @@ def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, p
         rows = [table[table["id"].isin(set(volumes["id"]))] for table in rows if table is not None]
         if rows:
             _save(root, name, pd.concat(rows, ignore_index=True).sort_values(order, kind="stable", ignore_index=True))
+
+
+def _readable(file: Path) -> dict:
+    try:
+        return preprocess.remembered(file)
+    except (ValueError, TypeError) as error:
+        raise Refused(f"{file}: no record of a volume ({preprocess.one_line(error)[:120]}); delete it and run preprocess again") from error
 
 
 def read(root: Path, name: str) -> pd.DataFrame | None:
@@ -52,7 +58,7 @@ def read(root: Path, name: str) -> pd.DataFrame | None:
     try:
         with parquet.ParquetFile(file) as table:
             return table.read(use_threads=False).to_pandas(use_threads=False)
-    except (ValueError, OSError) as error:
+    except (ArrowException, ValueError, OSError, KeyError, TypeError) as error:
         raise Refused(f"{file}: cannot be read ({preprocess.one_line(error)[:120]}); delete it and run preprocess again, voxels are kept") from error
 
 
@@ -109,11 +115,20 @@ def _extra(scans: list[dict]) -> dict[str, pd.Series]:
     columns = {}
     for name in sorted({name for s in scans for name in s["extra"]}):
         values = [s["extra"].get(name) for s in scans]
-        if all(v is None or isinstance(v, int | float) for v in values):
-            columns[name] = pd.Series([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+        if all(unknown(v) or is_number(v) for v in values):
+            columns[name] = pd.Series([np.nan if unknown(v) else float(v) for v in values], dtype=np.float64)
         else:
-            columns[name] = pd.Series([None if v is None else str(v) for v in values], dtype=object)
+            columns[name] = pd.Series([None if unknown(v) else str(v) for v in values], dtype=object)
     return columns
+
+
+def unknown(value: object) -> bool:
+    """Whether an extra column says nothing of a volume: None, NaN, pandas.NA."""
+    return value is None or value is pd.NA or (is_number(value) and bool(value != value))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, Real | np.bool_)
 
 
 def _refused(root: Path, refused: Iterable[Outcome], seen: set[str]) -> pd.DataFrame:

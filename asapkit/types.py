@@ -57,7 +57,7 @@ class Scan:
     slope: float | None = None  # rescale slope / intercept from a metadata table, to be applied because the file holds stored values
     intercept: float | None = None
     spacing_mm: tuple[float, float, float] | None = None  # from a metadata table; used when the header has none
-    extra: dict[str, float | str] = field(default_factory=dict)  # further columns (time_days, event, severity, kernel ...)
+    extra: dict[str, object] = field(default_factory=dict)  # further columns (time_days, event, severity, kernel ...): numbers, texts, None
 
 
 @dataclass(frozen=True)

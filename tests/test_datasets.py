@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from asapkit.datasets import Unusable, ct_rate, folder
+from asapkit.datasets import Unusable, ct_rate, folder, further
 from asapkit.types import FINDINGS, Refused, Scan
 
 
@@ -152,6 +152,11 @@ def test_a_table_that_cannot_be_read_is_refused_by_name_and_line(tmp_path, name,
     with pytest.raises(Refused, match=f"^{name}: {says}") as refused:
         list(ct_rate.scans(tmp_path))
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 250
+
+
+def test_further_columns_are_numbers_where_they_say_one_and_absent_where_nothing_is_known():
+    said = {"a": " 12.5 ", "b": "True", "c": "false", "d": "soft", "e": " ", "f": "NA", "g": "None", "h": "<NA>", "i": "nan", "j": ""}
+    assert further(said) == {"a": 12.5, "b": 1.0, "c": 0.0, "d": "soft"}
 
 
 def test_outcomes_without_patients_and_rows_with_fields_to_spare_are_named(tmp_path):

@@ -65,6 +65,29 @@ def numbered(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:
     return stored
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('{"-1": "heart"}', "-1' of 'heart' is no label value"), ('{"heart": -1}', "-1 of 'heart' is no label value"),
+        ('{"heart": 6, "aorta": 6}', "6 is 'heart' and 'aorta'"), ('{"1": "heart", "1": "aorta"}', "1 is 'heart' and 'aorta'"),
+        ('{"heart": 1.7}', "1.7 of 'heart' is no label value"), ('{"aorta": true}', "True of 'aorta' is no label value"),
+        ('{"heart": 1e400}', "inf of 'heart' is no label value"), ("[1]", "no object"), ("{", "Expecting"), ('{"a": ' * 4000 + "1" + "}" * 4000, ""),
+    ],
+)  # fmt: skip
+def test_names_that_say_nothing_sure_of_a_value_are_refused(tmp_path, table, said):
+    file = write(tmp_path / "case.nii.gz", truth())
+    (tmp_path / "labels.json").write_text(table)
+    with pytest.raises(Refused, match="^labels.json: no table of label values and names") as refused:
+        organs.read(file, like())
+    assert said in str(refused.value)
+
+
+def test_values_that_a_mask_does_not_have_cost_nothing(tmp_path):
+    file = write(tmp_path / "case.nii.gz", truth())
+    (tmp_path / "labels.json").write_text("\ufeff" + json.dumps({99_999_999_999: "heart"}), encoding="utf-8")
+    assert not organs.read(file, like()).any()
+
+
 @pytest.mark.parametrize("where", ["header", "sidecar", "labels.json", "argument", "other way round"])
 def test_a_multi_label_file_is_read_by_its_names(tmp_path, where):
     path = write(tmp_path / "case.nii.gz", numbered(truth(), VERSION_2), names=VERSION_2 if where == "header" else None)

@@ -814,6 +814,20 @@ def test_two_sets_of_weights_in_one_file_are_refused_and_equal_ones_are_not(tmp_
     assert "model.norm.bias and another tensor called norm.bias differ" in refused(tmp_path / "twice.pt")
 
 
+@pytest.mark.parametrize("kind", ["float8", "sparse", "meta first"])
+def test_a_second_tensor_of_a_kind_that_cannot_be_compared_is_refused_in_one_line(tmp_path, kind):
+    state = states.simcrop(states.Maker())["model"]
+    plain = state["norm.bias"]
+    odd = {"float8": lambda: plain.to(torch.float8_e4m3fn), "sparse": plain.to_sparse, "meta first": lambda: plain}[kind]()
+    if kind == "meta first":
+        state["norm.bias"] = plain.to("meta")
+        torch.save({"model": state | {"model.norm.bias": odd}}, tmp_path / "twice.pt")
+        assert reading.load(tmp_path / "twice.pt", crop=(48, 32, 32))  # the numbers that are there
+        return
+    torch.save({"model": state | {"model.norm.bias": odd}}, tmp_path / "twice.pt")
+    assert "model.norm.bias and another tensor called norm.bias differ" in refused(tmp_path / "twice.pt")
+
+
 def test_lightnings_names_other_suffixes_and_averages_are_understood(tmp_path):
     from safetensors.torch import save_file
 

@@ -228,6 +228,8 @@ def without_compression(folder: Path, kind: str, changed: int) -> Path:
 @pytest.mark.parametrize("kind", [".nii", ".nrrd", ".mha", ".mhd", ".nhdr", "folder"])
 def test_a_correction_in_the_middle_of_a_file_without_checksum_is_noticed(tmp_path, kind):
     before = preprocess.fingerprint(without_compression(tmp_path, kind, 0))
+    if kind == "folder":
+        (tmp_path / ".DS_Store").write_text("what file browsers leave")
     sizes = {p: p.stat().st_size for p in tmp_path.rglob("*.*")}
     assert before == preprocess.fingerprint(without_compression(tmp_path, kind, 0))
     assert before != preprocess.fingerprint(without_compression(tmp_path, kind, 1))
@@ -395,14 +397,40 @@ def test_no_column_of_the_store_can_be_taken_by_an_extra_one(made, scans, tmp_pa
         ({"time_days": "abc"}, "v0: time_days is 'abc'; time_days are days from the scan on, event is 1 (seen) or 0 (censored)"),
         ({"time_days": -3.0}, "v0: time_days is -3.0; "),
         ({"time_days": 4.0, "event": 2.0}, "v0: event is 2.0; "),
+        ({"time_days": 10**400}, "v0: time_days is 1000"),
         ({"": 1.0}, "v0: an extra column has no name; give it one"),
+        ({"seen by": ["A", "B"]}, "v0: extra column 'seen by' is a list; numbers, texts and None are kept"),
     ],
 )
 def test_extra_columns_that_nothing_could_use_are_refused(tmp_path, extra, said):
     scans = dataset(tmp_path / "d", 2)
-    unknown = replace(scans[1], extra={"time_days": float("nan"), "event": float("nan")})
-    report = write([replace(scans[0], extra=extra), unknown], tmp_path / "s")
+    report = write([replace(scans[0], extra=extra), scans[1]], tmp_path / "s")
     assert report.written == ("v1",) and report.refused[0].reason.startswith(said)
+
+
+def test_survival_columns_may_be_numbers_of_any_library_or_unknown(tmp_path):
+    values = [(np.int64(4), np.bool_(True)), (np.float32(2.5), 0), (7, True), (None, pd.NA), (float("nan"), np.float32("nan")), (0, 1.0)]
+    plain = dataset(tmp_path / "d", len(values))
+    scans = [replace(scan, extra={"time_days": days, "event": event}) for scan, (days, event) in zip(plain, values, strict=True)]
+    assert write(scans, tmp_path / "s").refused == ()
+    table = store.open(tmp_path / "s").table
+    np.testing.assert_array_equal(table["time_days"], [4, 2.5, 7, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(table["event"], [1, 0, 1, np.nan, np.nan, 1])
+    assert write(scans, tmp_path / "s").written == ()
+
+
+@pytest.mark.parametrize("damage", ["[]", "null", "5", "{", '{"layers": {"ct": 5}}', "without statistics"])
+def test_a_damaged_record_costs_its_own_volume_and_a_stale_one_is_named(tmp_path, damage):
+    scans = dataset(tmp_path / "d", 2)
+    write(scans, tmp_path / "s")
+    record = preprocess.record_path(tmp_path / "s", "v0")
+    if damage == "without statistics":
+        damage = json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "statistics"})
+    record.write_text(damage)
+    assert write(scans, tmp_path / "s").written == ("v0",) and store.check(tmp_path / "s", progress=False) == []
+    (record.parent / "old.json").write_text(damage)
+    with pytest.raises(Refused, match=r"old.json: no record of a volume \(.+\); delete it"):
+        write(scans, tmp_path / "s")
 
 
 def test_a_lock_whose_file_is_gone_is_none(tmp_path, monkeypatch):
@@ -635,6 +663,21 @@ def test_reading_a_table_leaves_no_python_file_to_threads_that_outlive_python(ma
     before = threading.active_count()
     assert len(tables.read(made.root, "volumes")) == 3 and tables.read(made.root, "nothing") is None
     assert [name for name in opened if "parquet" in str(name)] == [] and threading.active_count() == before
+
+
+def test_a_damaged_table_is_named_whatever_its_reader_says(made, tmp_path):
+    """Each byte of its description turned; those that can be read all the same are not our concern."""
+    whole, table = (made.root / "refused.parquet").read_bytes(), tmp_path / "refused.parquet"
+    table.write_bytes(whole)
+    tables.read(tmp_path, "refused")
+    refused = []
+    for at in range(4, len(whole), 3):
+        table.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            tables.read(tmp_path, "refused")
+        except Refused as error:
+            refused.append(str(error))
+    assert len(refused) > 100 and all(str(table) in line for line in refused)
 
 
 def test_another_dataset_with_the_same_ids_replaces_nothing(scans, tmp_path):

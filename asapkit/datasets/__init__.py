@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asapkit.types import Refused
 
+UNKNOWN = ("", "na", "n/a", "<na>", "nan", "none", "null")
+YES_NO = {"true": 1.0, "false": 0.0}
 TOO_MANY = "more fields than columns"  # the key of what a row has beyond its columns
 
 
@@ -39,6 +42,20 @@ def table(file: Path) -> tuple[list[str], list[dict[str, str]]]:
         except csv.Error as error:
             raise Refused(f"{file.name}: line {begin}: {_fault(error)}") from error
     return list(reader.fieldnames), rows
+
+
+def further(columns: Mapping[str, str]) -> dict[str, float | str]:
+    """Further columns of a row: numbers, true and false as 1 and 0, else text. What says that it is not known is left out."""
+    said = {name: text.strip() for name, text in columns.items() if text.strip().lower() not in UNKNOWN}
+    return {name: number(text) if number(text) is not None else text for name, text in said.items()}
+
+
+def number(text: str) -> float | None:
+    """The number that a field holds, None where it holds none."""
+    try:
+        return YES_NO[text.lower()] if text.lower() in YES_NO else float(text)
+    except ValueError:
+        return None
 
 
 def _fault(error: csv.Error) -> str:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from asapkit.datasets import TOO_MANY, Unusable, table
+from asapkit.datasets import TOO_MANY, Unusable, further, number, table
 from asapkit.types import FINDINGS, Refused, Scan
 
 NAME = re.compile(r"^((train|valid)_\d+)_([a-z]+)_(\d+)$")
@@ -132,15 +132,8 @@ def _outcomes(root: Path) -> dict[str, dict[str, float | str]]:
         raise Refused(f"{file.name}: line {long[0]}: {TOO_MANY}; put texts with commas between quotes")
     kept: dict[str, dict[str, float | str]] = {}
     for row in rows:
-        kept[row.get("study") or row["patient"]] = {k: _value(v) for k, v in row.items() if k not in ("study", "patient") and v}
+        kept[row.get("study") or row["patient"]] = further({k: v for k, v in row.items() if k not in ("study", "patient")})
     return kept
-
-
-def _value(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
@@ -155,8 +148,8 @@ def _spacing(row: dict[str, str]) -> tuple[float, float, float] | None:
 
 
 def _number(row: dict[str, str], key: str) -> float | None:
-    value = _value(row.get(key) or "")
-    return value if isinstance(value, float) and math.isfinite(value) else None
+    value = number(row.get(key) or "")
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _problem(report: dict[str, str], labels: dict[str, str]) -> str:
@@ -182,7 +175,7 @@ def _scan(id: str, path: Path, root: Path, tables: dict, outcomes: dict) -> Scan
     study = f"{patient}_{letter}"
     report, meta = tables["reports"][id], tables["metadata"].get(id, {})
     fixed = _is_fixed(path, root)
-    extra = {key: _value(meta[column]) for key, column in EXTRA.items() if meta.get(column)}
+    extra = further({key: meta.get(column) or "" for key, column in EXTRA.items()})
     layers = {layer: file if (file := root / layer / f"{id}.nii.gz").exists() else None for layer in ("organs", "lesions", "truth")}
     return Scan(
         id, patient, study, path,

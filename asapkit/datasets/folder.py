@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asapkit import formats
-from asapkit.datasets import TOO_MANY, Unusable, table
+from asapkit.datasets import TOO_MANY, Unusable, further, number, table
 from asapkit.types import FINDINGS, Refused, Scan
 
 COLUMNS = ("path", "findings", "impression", "id", "patient", "study", "split", "organs", "lesions", "slope", "intercept")
@@ -54,11 +54,11 @@ def _check_columns(file: Path, names: list[str]) -> None:
 
 def _rows(folder: Path, rows: list[dict[str, str]]) -> Iterator[Scan | Unusable]:
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=2):  # line 1 holds the names
+    for line, row in enumerate(rows, start=2):  # line 1 holds the names
         id = row.get("id") or _stem(row["path"])
         path = folder / row["path"]
         if problem := _problem(folder, row, id, seen):
-            yield Unusable(id or f"line {number}", path if row["path"] else None, f"line {number}: {problem}")
+            yield Unusable(id or f"line {line}", path if row["path"] else None, f"line {line}: {problem}")
             continue
         seen.add(id)
         yield _scan(folder, row, id, path)
@@ -95,16 +95,9 @@ def _problem(folder: Path, row: dict[str, str], id: str, seen: set[str]) -> str:
         if row.get(name, "").lower().removesuffix(".0") not in KNOWN:
             return f"{name} is {row[name]!r}; labels are 1, 0, or -1 / empty for unknown"
     for key in ("slope", "intercept"):
-        if row.get(key) and _number(row[key]) is None:
+        if row.get(key) and number(row[key]) is None:
             return f"{key} is {row[key]!r}, not a number"
     return ""
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
 
 
 def _scan(folder: Path, row: dict[str, str], id: str, path: Path) -> Scan:
@@ -113,11 +106,11 @@ def _scan(folder: Path, row: dict[str, str], id: str, path: Path) -> Scan:
         return "" if value.lower().rstrip(". ") in EMPTY else value
 
     patient = row.get("patient") or id
-    extra = {k.removeprefix("extra:"): v if (n := _number(v)) is None else n for k, v in row.items() if k.startswith("extra:") and v}
+    extra = further({name.removeprefix("extra:"): text for name, text in row.items() if name.startswith("extra:")})
     return Scan(
         id, patient, row.get("study") or (id if not row.get("patient") else f"{patient}_{id}"), path,
         findings=text("findings"), impression=text("impression"), split=row.get("split") or "train",
         labels={name: KNOWN[row[name].lower().removesuffix(".0")] for name in FINDINGS if name in row},
         **{key: folder / row[key] for key in ("organs", "lesions") if row.get(key)},
-        slope=_number(row.get("slope")), intercept=_number(row.get("intercept")), extra=extra,
+        slope=number(row.get("slope", "")), intercept=number(row.get("intercept", "")), extra=extra,
     )  # fmt: skip
