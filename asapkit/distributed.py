@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import weakref
 
 import torch
 import torch.distributed as dist
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from asapkit.config import Config
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+_WRAPPED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what holds the group of processes
 
 
 def make_accelerator(config: Config, *, device: str = "auto"):
     """accelerate on the CPU, on one GPU, or in every process that was started.  device: auto | cpu | cuda."""
+    import torch.distributed.nn  # before a group is open: what its functions take by default is the group of that moment, held for good
     from accelerate import Accelerator
 
     if device not in ("auto", "cpu", "cuda"):
@@ -35,7 +38,9 @@ def over_ranks(method: nn.Module, accelerator, weights: dict[str, float]) -> nn.
 
     partial_graph = getattr(method, "partial", False) or not all(weights.values())
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=partial_graph)
-    return accelerator.prepare_model(method)
+    wrapped = accelerator.prepare_model(method)
+    _WRAPPED.add(wrapped)
+    return wrapped
 
 
 def gather(x: Tensor, *, accelerator) -> Tensor:
@@ -75,11 +80,16 @@ def random_states(accelerator) -> Tensor:
 
 
 def finish(accelerator) -> None:
-    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before.
-
-    Left while Python still runs: a thread of the group that lets go of a tensor while the interpreter ends aborts a process whose work is done
-    (pytorch issue 190489).
-    """
+    """Waits for every rank; the group of processes is then left when this one exits, as a script may train again before."""
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
-        atexit.register(accelerator.end_training)
+        atexit.register(_leave, accelerator)
+
+
+def _leave(accelerator) -> None:
+    """Leaves the group and waits for its threads: one that lets go of a tensor while the interpreter ends aborts a process whose work is done
+    (pytorch issue 190489). They are joined where the last owner of the group lets go of it, so every owner has to."""
+    for wrapped in _WRAPPED:
+        for name in ("reducer", "logger", "process_group"):
+            vars(wrapped).pop(name, None)
+    accelerator.end_training()

@@ -118,9 +118,9 @@ def prior_of(out: Path, run: Path) -> ground.Prior:
 
 def measured(name: str, out: Path, plan: Plan) -> dict[str, dict[str, float]]:
     """Every measure of one run, {"value", "low", "high"} each; nan where it has none."""
-    run, untrained = out / "runs" / name, name.startswith("untrained_")
+    run = out / "runs" / name
     found = {"probe": probe(out, run=run, plan=plan)}
-    if untrained:
+    if not run.exists() or plan.training(name)[0] != "asap":  # what aligns nothing
         return found
     dependence = evidence.dependence(out, run=run)
     found |= {key: dependence[key] for key in ("rise", "rise_positive", "explained", "correlation", "overlap")}
@@ -170,17 +170,23 @@ def table(found: dict[str, dict[str, dict[str, float]]], *, variants: Iterable[s
 
 def experiment(out: Path, *, plan: Plan, seeds: int, parts: Sequence[str] = PARTS) -> dict[str, pd.DataFrame]:
     """The table of each part; trains and measures what is not there yet."""
+    found = trained_and_measured(out, plan, dict.fromkeys(v for part in parts for v in plan.variants(part)), seeds=seeds)
+    first = {"cures": "paper", "selectors": "frozen"}
+    return {part: table(found, variants=[*plan.variants(part), "untrained"], first=first[part]) for part in parts}
+
+
+def trained_and_measured(out: Path, plan: evidence.Plan, variants: Iterable[str], *, seeds: int) -> dict[str, dict]:
+    """Measures by run name, `<variant>_<seed>`, and of as many untrained encoders; what is there is kept. A variant that aligns comes first."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     evidence.require_plan(out, plan)
     evidence.data(out, plan=plan)
-    names = [f"{variant}_{seed}" for seed in range(seeds) for variant in dict.fromkeys(v for part in parts for v in plan.variants(part))]
+    variants = tuple(variants)
+    names = [f"{variant}_{seed}" for seed in range(seeds) for variant in variants]
     plan = replace(plan, methods=tuple(names))
     evidence.runs(out, plan=plan)
     names += [f"untrained_{seed}" for seed in range(seeds)]
-    found = jobs.side_by_side({name: partial(measured, name, out, plan) for name in names}, workers=plan.workers, doing="measures")
-    first = {"cures": "paper", "selectors": "frozen"}
-    return {part: table(found, variants=[*plan.variants(part), "untrained"], first=first[part]) for part in parts}
+    return jobs.side_by_side({name: partial(measured, name, out, plan) for name in names}, workers=plan.workers, doing="measures")
 
 
 SHOWN = ("rise", "probe", "focal_hit", "focal_hit-organ_only", "focal_hit-location_prior", "spearman")

@@ -12,7 +12,7 @@ import torch
 from asapkit import ct, evidence, parity, released, reports, train
 from asapkit.config import Config, Contract
 from asapkit.language import tokenizer
-from benchmarks import bench, cures, data_rows, pace, recipes, reference_data
+from benchmarks import bench, cures, data_rows, pace, recipes, reference_data, seeds
 from benchmarks.models import Models, largest_difference, step
 from benchmarks.reference import Reference
 
@@ -183,6 +183,24 @@ def test_every_cure_and_selector_is_measured_and_what_is_there_is_kept(tmp_path,
     assert {p: p.stat().st_mtime_ns for p in written if p.name != "plan.json"} == {p: t for p, t in written.items() if p.name != "plan.json"}
     with pytest.raises(SystemExit):
         cures.main(["--quick", "--seeds", "0", "--out", str(tmp_path)])
+
+
+def test_the_demos_methods_are_measured_with_several_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "QUICK", replace(seeds.QUICK, steps=2, workers=1))
+    monkeypatch.setattr(seeds, "METHODS", ["asap_paper", "mae"])
+    rows = seeds.main(["--quick", "--seeds", "2", "--out", str(tmp_path)]).set_index(["variant", "measure"])
+    assert set(rows.index.get_level_values(0)) == {"asap_paper", "mae", "untrained"} and (rows["seeds"] == 2).all()
+    assert ("mae", "hit") not in rows.index and rows.loc[("asap_paper", "hit"), "mean"] >= 0
+    probe = rows.xs("probe", level="measure")
+    assert probe.loc["asap_paper", "gain"] == pytest.approx(probe.loc["asap_paper", "mean"] - probe.loc["mae", "mean"])
+    assert len(set(probe.loc["mae", "values"].split())) == 2, "two seeds, two trainings"
+
+
+def test_seed_0_is_the_demos_own_training():
+    demo = evidence.PLANS["small"]
+    assert {seeds.PLAN.training(f"{name}_0") == demo.training(name) for name in evidence.METHODS} == {True}
+    fields = ("scale", "volumes", "seed", "steps", "seeds")
+    assert [getattr(seeds.PLAN, field) for field in fields] == [getattr(demo, field) for field in fields]
 
 
 def test_an_interval_over_seeds_is_students():

@@ -76,7 +76,11 @@ def test_accumulated_micro_batches_equal_one_batch():
 
 
 RANK = """
-import sys, json, torch
+import atexit, os, sys, json, torch
+from pathlib import Path
+THREADS = "/proc/self/task/{}/comm"
+names = lambda: [Path(THREADS.format(task)).read_text().strip() for task in os.listdir("/proc/self/task")]
+atexit.register(lambda: Path(sys.argv[2] + ".threads" + os.environ["RANK"]).write_text(json.dumps(names())))  # the last thing at exit
 sys.path.insert(0, sys.argv[1])
 import test_train as t
 from functools import partial
@@ -95,6 +99,7 @@ optimizer.register_step_pre_hook(lambda *_: held.update({n: p.grad.clone() for n
 row = train.train_step(model, method, [batch], optimizer, accelerator=accelerator, config=t.replace(t.TOY, clip_grad=0.0), weights=weights)
 if rank == 0:
     torch.save({"row": row, "gradients": held}, sys.argv[2])
+assert "pt_gloo_runloop" in names()
 distributed.finish(accelerator)
 """
 
@@ -120,12 +125,46 @@ def test_two_processes_equal_one_with_the_joined_batch(tmp_path, options):
         env=clean_environment(),
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-3000:]
+    for rank in (0, 1):
+        assert not [name for name in json.loads((tmp_path / f"out.pt.threads{rank}").read_text()) if "gloo" in name], "ends before its threads"
     two = torch.load(tmp_path / "out.pt", weights_only=True)
     row, gradients = one_process(options, uneven_batch())
     for name in row:
         assert two["row"][name] == pytest.approx(row[name], rel=1e-5), name
     for name, gradient in gradients.items():
         assert torch.allclose(two["gradients"][name], gradient, atol=2e-5, rtol=1e-3), name
+
+
+LATE = """
+import atexit, sys, time, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+import test_train as t
+from asapkit import distributed
+def hold_the_interpreter(until=2.0):
+    sys.setswitchinterval(1000)
+    end = time.monotonic() + until
+    while time.monotonic() < end:
+        pass
+atexit.register(hold_the_interpreter)  # runs after the group is left: a thread that wants the interpreter has it only when Python ends
+accelerator = distributed.make_accelerator(t.TOY)
+model = distributed.over_ranks(torch.nn.Linear(4, 4), accelerator, {"loss": 1.0})
+model(torch.randn(2, 4)).sum().backward()
+distributed.finish(accelerator)
+time.sleep(accelerator.process_index)
+last = torch.ones(3)
+last.said = "of Python"
+dist.all_reduce(last, async_op=True)
+del last
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_after_the_threads_of_its_group(tmp_path):
+    """Rank 0 is done a second before rank 1, and its thread lets go of a tensor of Python's while Python ends: that aborts a process."""
+    (tmp_path / "late.py").write_text(LATE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "late.py")]
+    said = subprocess.run([*command, str(Path(__file__).parent)], capture_output=True, text=True, timeout=300, env=clean_environment())
+    assert said.returncode == 0, said.stderr[-3000:]
 
 
 def clean_environment() -> dict[str, str]:
