@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -31,7 +32,6 @@ LAYERS = {
 }
 """Measured on a real chest at base, 240 x 240 x 120 (CPU ms to read / MB): LZ4 9.7 / 7.7, LZ4HC 6.4 / 6.2, ZSTD-3 9.9 / 5.8."""
 
-RECORD = {"scan", "affine", "statistics", "warnings", "layers"}  # what is remembered of a volume
 SURVIVAL = {"time_days": lambda days: 0 <= days <= 1e6, "event": lambda seen: seen in (0, 1)}  # extra columns that mean something here
 CHUNK_X, BLOCK_X = 64, 4  # slabs of x: fixed, because blosc2's own choice follows the cache sizes of the machine
 LUNG_HU = (-950, -500)
@@ -194,11 +194,33 @@ def record_path(root: Path, id: str) -> Path:
 
 
 def remembered(path: Path) -> dict:
-    """What a record holds of a volume.  Raises: OSError, ValueError or TypeError where there is no record, or it is none."""
-    record = json.loads(path.read_text())
-    if lacking := sorted(RECORD - set(record)):
-        raise ValueError(f"lacks {lacking[0]}")
+    """What a record holds of a volume.  Raises: OSError; ValueError, saying which part cannot be, where it is no record of this name."""
+    try:
+        record = json.loads(path.read_text())
+        sound = _parts(record, path.stem)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(one_line(error)) from error
+    if wrong := [part for part, is_sound in sound.items() if not is_sound]:
+        raise ValueError(f"{wrong[0]} cannot be")
     return record
+
+
+def _parts(record: dict, id: str) -> dict[str, bool]:
+    """Whether each part of a record is what preprocessing writes; raises where that cannot even be asked."""
+    from asapkit import tables  # as above
+
+    scan, layers, statistics = record["scan"], record["layers"], record["statistics"]
+    shapes = [layer["shape"] for layer in layers.values()]
+    return {
+        "scan": scan["id"] == id and all(scan[name].encode() is not None for name in tables.TEXT),  # encode: utf-8, or it is refused
+        "labels": scan["labels"].keys() <= set(FINDINGS) and set(scan["labels"].values()) <= {-1, 0, 1},
+        "extra": not scan["extra"].keys() & tables.columns() and all(isinstance(v, str | int | float | None) for v in scan["extra"].values()),
+        "affine": len(record["affine"]) == 16 and all(math.isfinite(v) for v in record["affine"]),
+        "statistics": all(isinstance(statistics[name], int | float) for name in tables.STATISTICS),
+        "warnings": isinstance(record["warnings"], list) and all(isinstance(line, str) for line in record["warnings"]),
+        "layers": "ct" in layers and all(len(shape) == 3 and all(type(n) is int and n > 0 for n in shape) for shape in shapes),
+        "hash": all(isinstance(layer[name], str) for layer in layers.values() for name in ("sha256", "dtype")),
+    }
 
 
 def encode(array: np.ndarray, layer: str) -> bytes:
@@ -326,8 +348,8 @@ def _digest(digest, path: Path) -> None:
 def came_from(job: Job) -> str:
     """The path of the scan that the store holds under a job's id; empty where it holds none."""
     try:
-        return str(json.loads(record_path(job.root, job.scan.id).read_text())["scan"]["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return remembered(record_path(job.root, job.scan.id))["scan"]["path"]
+    except (OSError, ValueError):
         return ""
 
 

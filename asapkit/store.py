@@ -351,7 +351,11 @@ def check(path: Path | str, *, progress: bool = True) -> list[str]:
     if missing := sorted(set(store.ids) - {f.stem for f in files}):
         faults += [f"{id}: in the table, but its record is missing" for id in missing]
     for file in tqdm(files, desc="check", unit="volume", disable=not progress):
-        record = json.loads(file.read_text())
+        try:
+            record = preprocess.remembered(file)
+        except ValueError as error:
+            faults.append(f"{file.stem}: its record is none ({preprocess.one_line(error)})")
+            continue
         if file.stem not in store:
             faults.append(f"{file.stem}: has a record, but is not in the table; run preprocess again")
         for name, expected in record["layers"].items():

@@ -17,6 +17,7 @@ from asapkit.preprocess import LAYERS, Outcome
 from asapkit.types import FINDINGS, Refused, Scan
 
 TEXT = ("id", "patient", "study", "split", "findings", "impression", "path")
+STATISTICS = ("hu_min", "hu_max", "hu_mean", "lung_share")
 TRUTH = {"instances": ["id", "bit"], "sentences": ["id", "section", "index"]}  # and what they are sorted by
 
 
@@ -42,7 +43,7 @@ def assemble(root: Path, scans: Sequence[Scan], refused: Sequence[Outcome], *, p
 def _readable(file: Path) -> dict:
     try:
         return preprocess.remembered(file)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise Refused(f"{file}: no record of a volume ({preprocess.one_line(error)[:120]}); delete it and run preprocess again") from error
 
 
@@ -94,7 +95,7 @@ def _volumes(records: list[dict]) -> pd.DataFrame:
     for a, axis in enumerate("xyz"):
         columns[f"shape_{axis}"] = pd.Series([r["layers"]["ct"]["shape"][a] for r in records], dtype=np.int64)
     columns["affine"] = pd.Series([r["affine"] for r in records], dtype=object)
-    for name in ("hu_min", "hu_max", "hu_mean", "lung_share"):
+    for name in STATISTICS:
         columns[name] = pd.Series([r["statistics"][name] for r in records], dtype=np.float64)
     for name in LAYERS:
         if name != "ct":

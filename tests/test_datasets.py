@@ -155,8 +155,21 @@ def test_a_table_that_cannot_be_read_is_refused_by_name_and_line(tmp_path, name,
 
 
 def test_further_columns_are_numbers_where_they_say_one_and_absent_where_nothing_is_known():
-    said = {"a": " 12.5 ", "b": "True", "c": "false", "d": "soft", "e": " ", "f": "NA", "g": "None", "h": "<NA>", "i": "nan", "j": ""}
-    assert further(said) == {"a": 12.5, "b": 1.0, "c": 0.0, "d": "soft"}
+    said = {
+        "a": " 12.5 ",
+        "b": "True",
+        "c": "false",
+        "d": "soft",
+        "e": " ",
+        "f": "NA",
+        "g": "None",
+        "h": "<NA>",
+        "i": "nan",
+        "j": "",
+        "k": "none",
+        "l": "1_000",
+    }
+    assert further(said) == {"a": 12.5, "b": 1.0, "c": 0.0, "d": "soft", "k": "none", "l": "1_000"}
 
 
 def test_outcomes_without_patients_and_rows_with_fields_to_spare_are_named(tmp_path):

@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -419,16 +420,42 @@ def test_survival_columns_may_be_numbers_of_any_library_or_unknown(tmp_path):
     assert write(scans, tmp_path / "s").written == ()
 
 
-@pytest.mark.parametrize("damage", ["[]", "null", "5", "{", '{"layers": {"ct": 5}}', "without statistics"])
-def test_a_damaged_record_costs_its_own_volume_and_a_stale_one_is_named(tmp_path, damage):
+DAMAGES = {
+    "no record": lambda record: [],
+    "five words": lambda record: ["scan", "affine", "statistics", "warnings", "layers"],
+    "another's id": lambda record: record["scan"].update(id="v1"),
+    "no id": lambda record: record["scan"].pop("id"),
+    "no text": lambda record: record["scan"].update(findings=7),
+    "half a character": lambda record: record["scan"].update(findings="\ud800"),
+    "unknown label": lambda record: record["scan"]["labels"].update(Foo=1),
+    "odd label": lambda record: record["scan"]["labels"].update({FINDINGS[0]: 300}),
+    "no labels": lambda record: record["scan"].update(labels=None),
+    "a column of the store": lambda record: record["scan"]["extra"].update(id="zzz"),
+    "odd column": lambda record: record["scan"]["extra"].update(seen=[]),
+    "short affine": lambda record: record.update(affine=[1, 2, 3]),
+    "unknown affine": lambda record: record.update(affine=[math.nan] * 16),
+    "no statistics": lambda record: record.pop("statistics"),
+    "odd statistics": lambda record: record["statistics"].update(hu_min="x"),
+    "odd warnings": lambda record: record.update(warnings="x"),
+    "no layers": lambda record: record.update(layers={}),
+    "odd shape": lambda record: record["layers"]["ct"].update(shape=[1.5, 2, 3]),
+    "no hash": lambda record: record["layers"]["ct"].pop("sha256"),
+}
+
+
+@pytest.mark.parametrize("text", ["{", "5", "null", "[" * 200_000, *DAMAGES])
+def test_a_damaged_record_costs_its_own_volume_and_a_stale_one_is_named(tmp_path, text):
     scans = dataset(tmp_path / "d", 2)
     write(scans, tmp_path / "s")
-    record = preprocess.record_path(tmp_path / "s", "v0")
-    if damage == "without statistics":
-        damage = json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "statistics"})
-    record.write_text(damage)
+    file = preprocess.record_path(tmp_path / "s", "v0")
+    if text in DAMAGES:
+        record = json.loads(file.read_text())
+        other = DAMAGES[text](record)
+        text = json.dumps(other if isinstance(other, list) else record)
+    file.write_text(text)
+    assert [fault.split(":")[0] for fault in store.check(tmp_path / "s", progress=False)] == ["v0"]
     assert write(scans, tmp_path / "s").written == ("v0",) and store.check(tmp_path / "s", progress=False) == []
-    (record.parent / "old.json").write_text(damage)
+    (file.parent / "old.json").write_text(text)
     with pytest.raises(Refused, match=r"old.json: no record of a volume \(.+\); delete it"):
         write(scans, tmp_path / "s")
 

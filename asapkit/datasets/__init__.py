@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asapkit.types import Refused
 
-UNKNOWN = ("", "na", "n/a", "<na>", "nan", "none", "null")
+UNKNOWN = ("", "NA", "N/A", "n/a", "<NA>", "NaN", "nan", "NULL", "null", "None")  # as pandas reads them; "none" is an answer
 YES_NO = {"true": 1.0, "false": 0.0}
 TOO_MANY = "more fields than columns"  # the key of what a row has beyond its columns
 
@@ -46,14 +46,15 @@ def table(file: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def further(columns: Mapping[str, str]) -> dict[str, float | str]:
     """Further columns of a row: numbers, true and false as 1 and 0, else text. What says that it is not known is left out."""
-    said = {name: text.strip() for name, text in columns.items() if text.strip().lower() not in UNKNOWN}
-    return {name: number(text) if number(text) is not None else text for name, text in said.items()}
+    said = {name: text.strip() for name, text in columns.items() if text.strip() not in UNKNOWN}
+    values = {name: YES_NO.get(text.lower(), number(text)) for name, text in said.items()}
+    return {name: text if values[name] is None else values[name] for name, text in said.items()}
 
 
 def number(text: str) -> float | None:
-    """The number that a field holds, None where it holds none."""
+    """The number that a field holds, None where it holds none; "1_000", which is one to Python, is text."""
     try:
-        return YES_NO[text.lower()] if text.lower() in YES_NO else float(text)
+        return None if "_" in text else float(text)
     except ValueError:
         return None
 
