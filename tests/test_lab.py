@@ -31,7 +31,7 @@ STATE = """
 const panel = window.jupyterapp?.shell.currentWidget, cells = panel?.content?.model?.cells;
 if (!cells?.length) return null;
 const code = [...cells].map(c => c.toJSON()).filter(c => c.cell_type === "code");
-return {kernel: panel.sessionContext?.session?.kernel?.status, code};
+return {path: panel.context.path, kernel: panel.sessionContext?.session?.kernel?.status, code};
 """
 SCROLL = """
 const content = window.jupyterapp.shell.currentWidget.content;
@@ -87,6 +87,16 @@ def click_menu(driver, *, menu: str, item: str) -> None:
 
 def named(driver, css: str, text: str):
     return next((e for e in driver.find_elements(By.CSS_SELECTOR, css) if e.is_displayed() and e.text == text), None)
+
+
+def open_notebook(driver, address: str, name: str) -> None:
+    """And waits until it is in front: a page first shows again what was open before."""
+    driver.get(address.format(f"notebooks/{name}.ipynb"))
+
+    def in_front() -> bool:
+        return (driver.execute_script(STATE) or {}).get("path", "").endswith(f"{name}.ipynb")
+
+    browser.until(in_front, seconds=60, what=f"notebook {name} is open")
 
 
 def run_all(driver) -> dict:
@@ -164,8 +174,7 @@ def lab(work, tmp_path_factory):
     """Notebook 32 open in JupyterLab, run and saved: the browser, the server's address, the code cells as they ran."""
     folder = tmp_path_factory.mktemp("lab")
     with browser.jupyterlab(folder, root=work) as address, browser.chromium(folder, width=1500, height=1100, requests=True) as driver:
-        driver.get(address.format(f"notebooks/{NAME}.ipynb"))
-        browser.until(lambda: driver.execute_script(STATE), seconds=60, what="the notebook is open")
+        open_notebook(driver, address, NAME)
         code = run_all(driver)
         click_menu(driver, menu="File", item="Save Notebook")
         browser.until(lambda: not driver.execute_script(DIRTY), seconds=20, what="the notebook is saved")
@@ -211,8 +220,7 @@ def test_a_sentence_moves_the_patches_and_a_slider_the_slice(lab, pictures):
 
 def test_the_charts_of_spectra_say_their_values_under_the_pointer(lab, pictures):
     driver, address, _ = lab
-    driver.get(address.format(f"notebooks/{SPECTRA}.ipynb"))
-    browser.until(lambda: driver.execute_script(STATE), seconds=60, what="the notebook is open")
+    open_notebook(driver, address, SPECTRA)
     run_all(driver)
     driver.execute_script(SCROLL, "explore.ranks(")
     dots = ".js-plotly-plot .scatterlayer .trace .point"
