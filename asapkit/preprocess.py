@@ -133,19 +133,25 @@ def _layers(job: Job) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def _refuse_bad_fields(scan: Scan) -> None:
-    """Raises: Refused for labels or extra columns that the table of volumes cannot hold."""
+    """Raises: Refused for texts, labels or extra columns that the table of volumes cannot hold."""
     from asapkit import tables  # which reads and writes through this module
 
+    said = described(scan)
+    try:
+        "".join([said[name] for name in tables.TEXT] + [text for pair in said["extra"].items() for text in pair if isinstance(text, str)]).encode()
+    except UnicodeEncodeError as error:
+        raise Refused(f"{scan.id!a}: half a character in its texts, path or extra columns ({error.reason}); save them as UTF-8") from error
     if unknown := sorted(set(scan.labels) - set(FINDINGS)):
         raise Refused(f"{scan.id}: unknown label {unknown[0]!r}; labels are the {len(FINDINGS)} of FINDINGS, other columns go to extra")
     if wrong := [f"{k} = {v!r}" for k, v in scan.labels.items() if v not in (1, 0, -1)]:
         raise Refused(f"{scan.id}: label {wrong[0]}; a label is 1 (present), 0 (absent) or -1 (unknown)")
     if not all(name.strip() for name in scan.extra):
         raise Refused(f"{scan.id}: an extra column has no name; give it one")
-    if odd := [name for name, v in scan.extra.items() if not (isinstance(v, str) or tables.unknown(v) or tables.is_number(v))]:
-        raise Refused(f"{scan.id}: extra column {odd[0]!r} is a {type(scan.extra[odd[0]]).__name__}; numbers, texts and None are kept")
     if odd := [name for name, fits in SURVIVAL.items() if not tables.unknown(v := scan.extra.get(name)) and not (tables.is_number(v) and fits(v))]:
         raise Refused(f"{scan.id}: {odd[0]} is {scan.extra[odd[0]]!r}; time_days are days from the scan on, event is 1 (seen) or 0 (censored)")
+    if odd := [name for name, v in scan.extra.items() if not (isinstance(v, str) or tables.unknown(v) or tables.is_number(v))]:
+        kind = type(scan.extra[odd[0]]).__name__
+        raise Refused(f"{scan.id}: extra column {odd[0]!r} is a {kind} that no table holds; numbers, texts and None are kept")
     if taken := sorted(tables.columns() & set(scan.extra)):
         raise Refused(f"{scan.id}: extra column {taken[0]!r} has the name of a column of the store; rename it")
 

@@ -129,12 +129,17 @@ def unknown(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, Real | np.bool_)
+    """Whether float64 holds it: not text, not 10**400."""
+    try:
+        return isinstance(value, Real | np.bool_) and isinstance(float(value), float)
+    except OverflowError:
+        return False
 
 
 def _refused(root: Path, refused: Iterable[Outcome], seen: set[str]) -> pd.DataFrame:
     columns = ["id", "path", "reason"]
-    table = pd.DataFrame([(o.id, o.path, o.reason) for o in refused], columns=columns, dtype=object)
+    said = [[text.encode(errors="backslashreplace").decode() for text in (o.id, o.path, o.reason)] for o in refused]  # names of files may be no UTF-8
+    table = pd.DataFrame(said, columns=columns, dtype=object)
     old = read(root, "refused")
     if old is not None:
         table = pd.concat([table, old[~old["id"].isin(seen)]], ignore_index=True)

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,13 +401,24 @@ def test_no_column_of_the_store_can_be_taken_by_an_extra_one(made, scans, tmp_pa
         ({"time_days": 4.0, "event": 2.0}, "v0: event is 2.0; "),
         ({"time_days": 10**400}, "v0: time_days is 1000"),
         ({"": 1.0}, "v0: an extra column has no name; give it one"),
-        ({"seen by": ["A", "B"]}, "v0: extra column 'seen by' is a list; numbers, texts and None are kept"),
+        ({"seen by": ["A", "B"]}, "v0: extra column 'seen by' is a list that no table holds; numbers, texts and None are kept"),
+        ({"large": 10**400}, "v0: extra column 'large' is a int that no table holds"),
+        ({"odd": "a \ud800 b"}, "'v0': half a character in its texts, path or extra columns (surrogates not allowed)"),
     ],
 )
 def test_extra_columns_that_nothing_could_use_are_refused(tmp_path, extra, said):
     scans = dataset(tmp_path / "d", 2)
     report = write([replace(scans[0], extra=extra), scans[1]], tmp_path / "s")
     assert report.written == ("v1",) and report.refused[0].reason.startswith(said)
+
+
+def test_a_file_whose_name_is_no_utf8_is_refused_by_name(tmp_path):
+    scans = dataset(tmp_path / "d", 2)
+    odd = os.fsdecode(b"\xff.nii.gz")
+    shutil.copy(scans[0].path, tmp_path / odd)
+    report = write([replace(scans[0], path=tmp_path / odd), scans[1]], tmp_path / "s")
+    assert report.written == ("v1",) and "half a character" in report.refused[0].reason
+    assert store.open(tmp_path / "s").refused["path"].tolist() == [str(tmp_path / "\\udcff.nii.gz")]
 
 
 def test_survival_columns_may_be_numbers_of_any_library_or_unknown(tmp_path):
